@@ -1,0 +1,55 @@
+"""Measured seconds of one step per size and number of rows, and what follows for batching."""
+
+import bisect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from instantid.engine.task import Size
+
+WORTHWHILE = 0.95
+"""A row joins a batch only if the joint step costs at most this share of two separate steps."""
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Step costs in seconds: for each size, (rows, seconds) pairs with rising rows."""
+
+    seconds: Mapping[Size, tuple[tuple[int, float], ...]]
+
+    def step(self, size: Size, rows: int) -> float:
+        """Seconds of one step: measured, interpolated between rows, or scaled by area from the nearest size."""
+        known, scale = self._nearest(size)
+        points = self.seconds[known]
+        if len(points) == 1:
+            return scale * points[0][1] * rows / points[0][0]
+        i = min(max(bisect.bisect_left(points, (rows, 0.0)), 1), len(points) - 1)
+        (rows0, cost0), (rows1, cost1) = points[i - 1], points[i]
+        share = (rows - rows0) / (rows1 - rows0)
+        return scale * max(cost0 + share * (cost1 - cost0), cost0 * rows / rows0 if rows < rows0 else cost0)
+
+    def max_rows(self, size: Size) -> int:
+        """The largest batch that was measured; larger ones are never formed."""
+        return self.seconds[self._nearest(size)[0]][-1][0]
+
+    def joining_pays(self, size: Size, rows: int, more: int) -> bool:
+        """Whether `more` rows in the same step are clearly cheaper than in a step of their own."""
+        if rows + more > self.max_rows(size):
+            return False
+        apart = self.step(size, rows) + self.step(size, more)
+        return self.step(size, rows + more) <= WORTHWHILE * apart
+
+    def _nearest(self, size: Size) -> tuple[Size, float]:
+        area = size[0] * size[1]
+        known = min(self.seconds, key=lambda other: abs(other[0] * other[1] - area))
+        return known, area / (known[0] * known[1])
+
+    def save(self, path: Path) -> None:
+        rows = [{"height": h, "width": w, "seconds": list(points)} for (h, w), points in self.seconds.items()]
+        path.write_text(json.dumps(rows, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "CostTable":
+        rows = json.loads(path.read_text())
+        return cls({(r["height"], r["width"]): tuple((int(n), float(s)) for n, s in r["seconds"]) for r in rows})

@@ -1,0 +1,197 @@
+"""Requests in, pictures out: one thread that runs one step at a time."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from instantid.engine.policy import Policy
+from instantid.engine.task import Denoiser, Task
+from instantid.errors import Cancelled, EngineFailure, ServiceError
+
+log = logging.getLogger(__name__)
+
+Encode = Callable[[Any, Any], Any]
+"""Turns (job, what `Denoiser.finish` gave) into the answer; runs on threads beside the steps."""
+
+
+class Engine:
+    """Schedules tasks on one denoiser, step by step.
+
+    `max_rows` bounds the rows of all started requests, which is what bounds memory. `clock` gives seconds and is
+    the one that deadlines are counted in.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        policy: Policy,
+        encode: Encode,
+        *,
+        max_rows: int,
+        encoders: int = 2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._denoiser = denoiser
+        self._policy = policy
+        self._encode = encode
+        self._max_rows = max_rows
+        self._clock = clock
+        self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="encode")
+        self._changed = threading.Condition()
+        self._waiting: list[Task] = []
+        self._active: list[Task] = []
+        self._cancelled: set[str] = set()
+        self._closed = False
+
+    def submit(self, tasks: Iterable[Task]) -> None:
+        """Take tasks in; returns once each has been started or has ended, so that later ones queue in Triton."""
+        tasks = list(tasks)
+        with self._changed:
+            for task in tasks:
+                task.arrived = self._clock()
+            self._waiting.extend(tasks)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._closed or not any(task in self._waiting for task in tasks))
+        if self._closed:
+            self._end(tasks, EngineFailure("the server is stopping"))
+
+    def cancel(self, request_id: str) -> None:
+        """End the request of this id at the next step boundary; unknown ids are ignored."""
+        with self._changed:
+            known = {task.request_id for task in (*self._waiting, *self._active)}
+            self._cancelled |= {request_id} & known
+
+    def run(self) -> None:
+        """Step until closed; every task that is left then is answered with an error."""
+        try:
+            while self._await_work():
+                self.step()
+        finally:
+            self.close()
+
+    def step(self) -> None:
+        """One tick: drop who gave up, start who fits, run one step of one batch, hand on what is finished."""
+        self._drop_ended()
+        self._admit()
+        if self._active:
+            batch = self._policy.pick(self._active, self._clock())
+            self._advance(batch)
+            self._hand_on(batch)
+
+    def close(self) -> None:
+        """Stop stepping and answer everything that is unanswered."""
+        with self._changed:
+            self._closed = True
+            left = [*self._waiting, *self._active]
+            self._waiting, self._active = [], []
+            self._changed.notify_all()
+        self._end(left, EngineFailure("the server is stopping"))
+        self._encoders.shutdown(wait=True)
+
+    @property
+    def idle(self) -> bool:
+        with self._changed:
+            return not self._waiting and not self._active
+
+    def _await_work(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._active)
+            return not self._closed
+
+    def _drop_ended(self) -> None:
+        now = self._clock()
+        with self._changed:
+            tasks = [*self._waiting, *self._active]
+        for task in tasks:
+            reason = self._reason_to_drop(task, now)
+            if reason:
+                self._remove(task)
+                task.answer.give(Cancelled(f"{reason} with {task.steps_left} of {task.steps} steps left"))
+
+    def _reason_to_drop(self, task: Task, now: float) -> str:
+        if task.deadline is not None and now >= task.deadline:
+            return "deadline_ms: the deadline passed"
+        if task.request_id in self._cancelled or task.is_cancelled():
+            return "cancelled by the caller"
+        return ""
+
+    def _admit(self) -> None:
+        with self._changed:
+            waiting = self._policy.order(self._waiting, self._clock())
+        for task in waiting:
+            rows = sum(active.rows for active in self._active)
+            if self._active and rows + task.rows > self._max_rows:
+                return
+            self._start(task)
+
+    def _start(self, task: Task) -> None:
+        try:
+            task.state = self._denoiser.start(task.job)
+        except Exception as error:  # noqa: BLE001 - one request's failure must not end the others
+            self._fail(task, error)
+            return
+        with self._changed:
+            self._waiting.remove(task)
+            self._active.append(task)
+            self._changed.notify_all()
+
+    def _advance(self, batch: list[Task]) -> None:
+        self._policy.charge(batch)
+        try:
+            self._denoiser.step([task.state for task in batch])
+        except Exception as error:  # noqa: BLE001
+            if len(batch) == 1:
+                self._fail(batch[0], error)
+                return
+            log.warning("a step of %d requests failed (%s); running each alone", len(batch), error)
+            for task in batch:
+                self._advance([task])
+
+    def _hand_on(self, batch: Collection[Task]) -> None:
+        for task in batch:
+            if task.state is None:
+                continue
+            if task.state.failure is not None:
+                self._fail(task, task.state.failure)
+            elif task.state.steps_left == 0:
+                self._finish(task)
+
+    def _finish(self, task: Task) -> None:
+        try:
+            pictures = self._denoiser.finish(task.state)
+            self._encoders.submit(self._encode_and_answer, task, pictures)
+        except Exception as error:  # noqa: BLE001
+            self._fail(task, error)
+        else:
+            self._remove(task)
+
+    def _encode_and_answer(self, task: Task, pictures: Any) -> None:
+        try:
+            task.answer.give(self._encode(task.job, pictures))
+        except Exception as error:  # noqa: BLE001
+            self._fail(task, error)
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        self._remove(task)
+        if isinstance(error, ServiceError):
+            task.answer.give(error)
+            return
+        log.error("request %r failed", task.request_id, exc_info=error)
+        task.answer.give(EngineFailure("the picture could not be made; the server's log has the reason"))
+
+    def _remove(self, task: Task) -> None:
+        with self._changed:
+            for tasks in (self._waiting, self._active):
+                if task in tasks:
+                    tasks.remove(task)
+            self._cancelled.discard(task.request_id)
+            task.state = None
+            self._changed.notify_all()
+
+    @staticmethod
+    def _end(tasks: Iterable[Task], error: ServiceError) -> None:
+        for task in tasks:
+            task.answer.give(error)

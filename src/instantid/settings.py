@@ -1,0 +1,25 @@
+"""What an operator sets: environment variables with the prefix `INSTANTID_`, listed in `.env.example`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once by each model when it is loaded.
+
+    Raises pydantic's ValidationError, naming the variable and its bound, for a value that does not fit.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="INSTANTID_", extra="ignore")
+
+    weights: Path = Field(description="Folder of one set of weights.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto",
+        description="Of UNet, IdentityNet and text encoders; auto: float16 on a GPU, float32 on a CPU.",
+    )
+    max_rows: int = Field(16, ge=2, le=256, description="UNet rows in memory at once, per instance.")
+    cpu_threads: int = Field(0, ge=0, le=256, description="Torch threads of a CPU instance; 0: torch's choice.")
+    embed_metadata: bool = Field(True, description="Write the parameters into PNG and WebP files.")
