@@ -1,0 +1,49 @@
+"""Picture styles, and the defects that cameras and files add."""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+ImageArray = npt.NDArray[np.uint8]
+STYLES = ("photo", "black and white photo", "pencil drawing", "oil painting", "pop art")
+
+
+def apply_style(picture: ImageArray, style: str) -> ImageArray:
+    """The same `[h, w, 3]` uint8 RGB picture in one of the `STYLES`."""
+    if style == "photo":
+        return picture
+    if style == "oil painting":
+        smooth = cv2.medianBlur(cv2.bilateralFilter(picture, 5, 40, 4), 5)
+        return np.clip(smooth.astype(np.float32) * 1.08 - 4, 0, 255).astype(np.uint8)
+    if style == "pop art":
+        levels = np.round(cv2.medianBlur(picture, 3) / 64.0) * 64
+        grey = levels.mean(-1, keepdims=True)
+        return np.clip(grey + 1.7 * (levels - grey), 0, 255).astype(np.uint8)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    if style == "pencil drawing":
+        halo = cv2.GaussianBlur(255 - grey, (0, 0), 2.5)
+        grey = np.clip(grey.astype(np.float32) * 255 / (256.0 - halo) * 0.9 + 0.1 * grey, 0, 255).astype(np.uint8)
+    elif style != "black and white photo":
+        raise ValueError(f"style must be one of {STYLES}, not {style!r}")
+    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+
+
+def degrade(picture: ImageArray, rng: np.random.Generator) -> ImageArray:
+    """A random camera: contrast, brightness, white balance, saturation, blur, noise and JPEG; `[h, w, 3]` uint8."""
+    values = picture.astype(np.float32)
+    if rng.random() < 0.8:
+        gain = np.float32(rng.uniform(0.6, 1.35)) * rng.uniform(0.88, 1.12, 3).astype(np.float32)
+        values = (values - 127) * gain + 127 + np.float32(rng.normal(0, 22))
+    if rng.random() < 0.35:
+        grey = values.mean(-1, keepdims=True)
+        values = grey + np.float32(rng.choice((0.0, 0.5, 1.5))) * (values - grey)
+    if rng.random() < 0.4:
+        values = cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.3, 1.6)))
+    if rng.random() < 0.4:
+        values = values + rng.standard_normal(values.shape, np.float32) * np.float32(rng.uniform(1, 12))
+    result = np.clip(values, 0, 255).astype(np.uint8)
+    if rng.random() < 0.4:
+        quality = int(rng.integers(30, 95))
+        coded = cv2.imencode(".jpg", result, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+        result = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return result
