@@ -1,0 +1,1 @@
+"""Triton adapters: the only code that imports `triton_python_backend_utils`."""

@@ -1,0 +1,136 @@
+"""Triton's side of the last stage: hands requests to the engine and answers through response senders."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+
+from instantid import contract
+from instantid.diffusion import Job, SdxlDenoiser
+from instantid.engine import Answer, Engine, Policy, Task
+from instantid.errors import ServiceError
+from instantid.images import encode_picture
+from instantid.profile import load_profile
+from instantid.request import GenerationRequest
+from instantid.serving.calibration import measure
+from instantid.serving.model import set_up
+from instantid.serving.tensors import error_response, make_response, read_inputs
+from instantid.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class DenoiserModel:
+    """One process and one engine per instance. Default (unary) mode: each request is answered by its sender."""
+
+    model = contract.DENOISER
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        self.settings = set_up(self.model, args)
+        if self.settings.cpu_threads:
+            torch.set_num_threads(self.settings.cpu_threads)
+        device = choose_device(args)
+        denoiser = SdxlDenoiser.load(self.settings.weights, device, choose_dtype(self.settings, device))
+        costs = measure(denoiser, load_profile(self.settings.weights), self.settings.max_rows)
+        self.engine = Engine(denoiser, Policy(costs), self._encode, max_rows=self.settings.max_rows)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Returns once the engine has room again, so that later requests wait in Triton's queue."""
+        tasks = [self._task(request) for request in requests]
+        self.engine.submit([task for task in tasks if task is not None])
+
+    def finalize(self) -> None:
+        self.engine.close()
+        self._thread.join(timeout=30)
+
+    def _run(self) -> None:
+        """The engine's thread. Without it nobody would be answered again, so its end is the server's."""
+        try:
+            self.engine.run()
+        except BaseException:
+            log.exception("the engine stopped; stopping the server")
+            os.kill(os.getppid(), signal.SIGTERM)
+            raise
+
+    def _task(self, request: Any) -> Task | None:
+        request_id = request.request_id()
+        answer = self._make_answer(request.get_response_sender(), request_id)
+        try:
+            return self._read(request, answer)
+        except Exception as error:  # noqa: BLE001 - answered, and only for this request
+            answer.give(error)
+            return None
+
+    def _read(self, request: Any, answer: Answer) -> Task:
+        tensors: dict[str, Any] = read_inputs(request, self.model)
+        wanted = GenerationRequest.from_json(tensors[contract.REQUEST.name].item())
+        embedding = tensors[contract.EMBEDDING.name][0]
+        return Task(
+            job=Job(wanted, embedding, tensors[contract.LANDMARK_PICTURE.name][0]),
+            size=(wanted.height, wanted.width),
+            rows=wanted.num_images_per_prompt * (2 if wanted.guidance else 1),
+            steps=wanted.num_inference_steps,
+            answer=answer,
+            request_id=wanted.request_id,
+            tenant=wanted.tenant,
+            priority_level=wanted.priority_level,
+            deadline=wanted.deadline,
+            is_cancelled=request.is_cancelled,
+        )
+
+    def _make_answer(self, sender: Any, request_id: str) -> Answer:
+        def send(outcome: Any) -> None:
+            response = error_response(outcome, request_id) if isinstance(outcome, Exception) else outcome
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+        return Answer(send)
+
+    def _encode(self, job: Job, pictures: Sequence[Any]) -> Any:
+        """Runs on the engine's encoding threads."""
+        wanted = job.request
+        images = [
+            encode_picture(
+                picture,
+                wanted.output_format,
+                wanted.output_quality,
+                wanted.public(seed) if self.settings.embed_metadata else None,
+            )
+            for picture, seed in zip(pictures, wanted.seeds, strict=True)
+        ]
+        return make_response(
+            self.model,
+            {
+                contract.IMAGE: [images],
+                contract.SEEDS: [wanted.seeds],
+                contract.REQUEST_ID: [[wanted.request_id.encode()]],
+            },
+        )
+
+
+def choose_device(args: Mapping[str, str]) -> torch.device:
+    """The device of this instance: its `instance_group` kind and GPU.
+
+    Raises RuntimeError where a GPU is configured and torch finds none; there is no silent fall-back to the CPU.
+    """
+    if args["model_instance_kind"] == "CPU":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RuntimeError("configured for a GPU, but torch finds none; use --model-config-name=cpu without one")
+    device = torch.device("cuda", int(args["model_instance_device_id"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    name = settings.dtype
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "float16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -1,0 +1,61 @@
+"""Base of the models that answer inside execute(): short work on the CPU, one request at a time."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from instantid.contract import Model, Tensor
+from instantid.serving.tensors import error_response, make_response, read_inputs, read_parameters
+from instantid.settings import Settings
+
+Inputs = Mapping[str, NDArray[Any] | None]
+
+
+class TritonLogHandler(logging.Handler):
+    """Sends Python's log records to Triton's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "error" if record.levelno >= logging.ERROR else "warn"
+        getattr(pb_utils.Logger, "log_info" if record.levelno < logging.WARNING else f"log_{level}")(
+            self.format(record)
+        )
+
+
+def set_up(model: Model, args: Mapping[str, str]) -> Settings:
+    """Logging and settings of one instance; logs which `config_name` of the repository is in force.
+
+    Triton takes `config.pbtxt` without a word where the configuration that was asked for does not exist.
+    """
+    logging.basicConfig(level=logging.INFO, handlers=[TritonLogHandler()], format="%(name)s: %(message)s")
+    parameters = json.loads(args["model_config"]).get("parameters", {})
+    name = parameters.get("config_name", {}).get("string_value", "unnamed")
+    logging.getLogger(__name__).info("%s: configuration %r", args["model_instance_name"], name)
+    return Settings()  # type: ignore[call-arg]
+
+
+class BlockingModel:
+    """A Triton Python model whose `respond` turns one request's inputs into its outputs."""
+
+    model: ClassVar[Model]
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        self.settings = set_up(self.model, args)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
+        raise NotImplementedError
+
+    def _answer(self, request: Any) -> Any:
+        request_id = request.request_id()
+        try:
+            inputs = read_inputs(request, self.model)
+            values = self.respond(inputs, read_parameters(request), request_id)
+            return make_response(self.model, values)
+        except Exception as error:  # noqa: BLE001 - an uncaught one would fail the batch and show a path
+            return error_response(error, request_id)
