@@ -1,0 +1,202 @@
+"""The process between us and tritonserver: `python -m build_tools.embedded.guard SPEC.json`.
+
+It starts tritonserver, starts it again if it is told to, and ends it, its stubs and its shared memory when it is
+signalled or when the process that wanted the server is gone, however that one died.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+POLL_SECONDS = 0.2
+EXIT_MARGIN_SECONDS = 10.0
+LONG_RUN_SECONDS = 60.0
+MOST_FAILURES = 5
+LONGEST_PAUSE_SECONDS = 30.0
+SHARED_MEMORY = Path("/dev/shm")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSpec:
+    """`parent` is the process id whose end ends the server; `address` is the gRPC port that shows it is ready."""
+
+    command: Sequence[str]
+    log: str
+    state: str
+    shm_prefix: str
+    address: tuple[str, int]
+    parent: int
+    exit_timeout: float
+    supervise: bool
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> "GuardSpec":
+        fields = json.loads(path.read_text())
+        return cls(**{**fields, "address": tuple(fields["address"])})
+
+
+@dataclass(slots=True)
+class State:
+    """What the guard tells its caller; `starts` counts from 1."""
+
+    pid: int = 0
+    ready: bool = False
+    starts: int = 0
+
+    def save(self, path: str) -> None:
+        partial = Path(f"{path}.partial")
+        partial.write_text(json.dumps(asdict(self)))
+        partial.replace(path)
+
+
+def pause_before_restart(failures: int) -> float | None:
+    """Seconds to wait after `failures` short runs in a row (1, 2, 4 ... 30); None: give up."""
+    if failures > MOST_FAILURES:
+        return None
+    return min(LONGEST_PAUSE_SECONDS, 2.0 ** max(0, failures - 1))
+
+
+def remove_shared_memory(prefix: str) -> list[str]:
+    """Delete the regions that a server with this prefix left in /dev/shm; returns their names."""
+    left = [path for path in SHARED_MEMORY.glob(f"{prefix}*") if path.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return [path.name for path in left]
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+@dataclass(slots=True)
+class Guard:
+    spec: GuardSpec
+    state: State = field(default_factory=State)
+    stopping: bool = False
+    stubs: dict[int, str] = field(default_factory=dict)
+
+    def run(self) -> int:
+        """Exit code of the last tritonserver (128 + signal if one ended it)."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        failures = 0
+        while True:
+            began = time.monotonic()
+            code = self._run_once()
+            failures = 1 if time.monotonic() - began > LONG_RUN_SECONDS else failures + 1
+            if not self._may_restart() or not self._pause(code, failures):
+                return 128 - code if code < 0 else code
+
+    def _run_once(self) -> int:
+        self.stubs.clear()
+        with open(self.spec.log, "ab") as log:
+            process = subprocess.Popen(
+                list(self.spec.command), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        self._tell(pid=process.pid, ready=False, starts=self.state.starts + 1)
+        try:
+            self._watch(process)
+            return self._end(process)
+        finally:
+            _kill_group(process.pid)
+            process.wait()
+            remove_shared_memory(self.spec.shm_prefix)
+
+    def _watch(self, process: subprocess.Popen) -> None:
+        while process.poll() is None and not self._must_stop():
+            if not self.state.ready:
+                self._probe()
+            elif lost := self._lost_stub(process.pid):
+                self._log(f"the Python process of {lost} died; Triton does not start it again")
+                if self.spec.supervise:
+                    return
+            time.sleep(POLL_SECONDS)
+
+    def _end(self, process: subprocess.Popen) -> int:
+        process.terminate()
+        try:
+            return process.wait(self.spec.exit_timeout + EXIT_MARGIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._log("tritonserver outlived its exit timeout and is killed")
+            _kill_group(process.pid)
+            return process.wait()
+
+    def _probe(self) -> None:
+        try:
+            socket.create_connection(self.spec.address, timeout=0.5).close()
+        except OSError:
+            return
+        self._tell(ready=True)
+
+    def _lost_stub(self, server: int) -> str | None:
+        alive: set[int] = set()
+        try:
+            for child in psutil.Process(server).children():
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    alive.add(child.pid)
+                    self.stubs.setdefault(child.pid, child.cmdline()[-1])
+        except (psutil.Error, IndexError):
+            return None
+        gone = [pid for pid in self.stubs if pid not in alive]
+        return self.stubs.pop(gone[0]) if gone else None
+
+    def _must_stop(self) -> bool:
+        self.stopping = self.stopping or os.getppid() != self.spec.parent
+        return self.stopping
+
+    def _may_restart(self) -> bool:
+        first_start_failed = self.state.starts == 1 and not self.state.ready
+        return self.spec.supervise and not self._must_stop() and not first_start_failed
+
+    def _pause(self, code: int, failures: int) -> bool:
+        seconds = pause_before_restart(failures)
+        if seconds is None:
+            self._log(f"tritonserver ended (exit code {code}) {failures} times in a row; giving up")
+            return False
+        self._log(f"tritonserver ended (exit code {code}); starting it again in {seconds:g} s")
+        self._tell(pid=0, ready=False)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._must_stop():
+            time.sleep(POLL_SECONDS)
+        return not self.stopping
+
+    def _tell(self, **changes: int) -> None:
+        for name, value in changes.items():
+            setattr(self.state, name, value)
+        self.state.save(self.spec.state)
+
+    def _log(self, message: str) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with open(self.spec.log, "a") as log:
+            log.write(f"{stamp} W {os.getpid()} guard] {message}\n")
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self.stopping and self.state.pid:
+            _kill_group(self.state.pid)
+        self.stopping = True
+
+
+if __name__ == "__main__":
+    sys.exit(Guard(GuardSpec.load(Path(sys.argv[1]))).run())

@@ -1,0 +1,83 @@
+"""Where the parts of the server lie: package, backend directory, environment and command line."""
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from build_tools.embedded import onnxruntime_backend
+from build_tools.embedded.options import EmbeddedServerError, Ports, ServerOptions
+
+LIBPYTHON = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+
+
+def package_root() -> Path:
+    """Folder of tritonserver in the installed `nvidia-pytriton`; raises EmbeddedServerError if that is absent."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise EmbeddedServerError("nvidia-pytriton is not installed: run `pip install nvidia-pytriton==0.7.0`")
+    return Path(spec.submodule_search_locations[0]) / "tritonserver"
+
+
+def server_binary() -> Path:
+    return package_root() / "bin" / "tritonserver"
+
+
+def stub_binary() -> Path:
+    """Stub of the running Python's minor version; the file need not exist (see `preflight`)."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return package_root() / "python_backend_stubs" / version / "triton_python_backend_stub"
+
+
+def make_backend_directory(folder: Path) -> Path:
+    """Fill `folder` with links to the python backend, the fitting stub and our onnxruntime backend."""
+    python = package_root() / "backends" / "python"
+    links = {
+        folder / "python" / "libtriton_python.so": python / "libtriton_python.so",
+        folder / "python" / "triton_python_backend_utils.py": python / "triton_python_backend_utils.py",
+        folder / "python" / "triton_python_backend_stub": stub_binary(),
+        folder / "onnxruntime" / "model.py": Path(onnxruntime_backend.__path__[0]) / "model.py",
+    }
+    for link, target in links.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    return folder
+
+
+def _library_folders() -> list[Path]:
+    candidates = [Path(sysconfig.get_config_var("LIBDIR") or ""), Path(sys.base_prefix) / "lib"]
+    return list(dict.fromkeys(folder for folder in candidates if (folder / LIBPYTHON).is_file()))
+
+
+def child_environment(extra: dict[str, str]) -> dict[str, str]:
+    """Environment of the server: its libraries, and this interpreter's `bin` first on PATH.
+
+    The stub of this release ignores PYTHONPATH and finds a virtual environment only through `python3` on PATH.
+    """
+    environment = {**os.environ, **extra}
+    bundled = package_root().parents[1] / "nvidia_pytriton.libs"
+    libraries = [str(bundled), *map(str, _library_folders()), environment.get("LD_LIBRARY_PATH", "")]
+    environment["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
+    return environment
+
+
+def command_line(options: ServerOptions, ports: Ports, backends: Path, shm_prefix: str) -> list[str]:
+    """Arguments of tritonserver; `extra_args` come last, where they override."""
+    named = {
+        "model-repository": options.repository.resolve(),
+        "backend-directory": backends.resolve(),
+        "backend-config": f"python,shm-region-prefix-name={shm_prefix}",
+        "model-control-mode": "none",
+        "exit-timeout-secs": options.exit_timeout,
+        "log-format": "ISO8601",
+        "log-verbose": options.log_verbosity,
+        **{f"{kind}-address": options.host for kind in ("grpc", "http", "metrics")},
+        **{f"{kind}-port": getattr(ports, kind) for kind in ("grpc", "http", "metrics")},
+    }
+    if options.config_name:
+        named["model-config-name"] = options.config_name
+    arguments = [f"--{name}={value}" for name, value in named.items()]
+    return [str(server_binary()), *arguments, "--disable-auto-complete-config", *options.extra_args]
