@@ -83,7 +83,7 @@ def encode_picture(
     """
     buffer = io.BytesIO()
     image = Image.fromarray(picture)
-    text = json.dumps(metadata, ensure_ascii=False) if metadata else ""
+    text = json.dumps(metadata) if metadata else ""
     if output_format == "png":
         image.save(buffer, "PNG", compress_level=4, pnginfo=_png_text(text))
     elif output_format == "webp":

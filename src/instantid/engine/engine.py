@@ -49,20 +49,19 @@ class Engine:
     def submit(self, tasks: Iterable[Task]) -> None:
         """Take tasks in; returns once each has been started or has ended, so that later ones queue in Triton."""
         tasks = list(tasks)
+        for task in tasks:
+            task.arrived = self._clock()
         with self._changed:
-            for task in tasks:
-                task.arrived = self._clock()
-            self._waiting.extend(tasks)
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closed or not any(task in self._waiting for task in tasks))
-        if self._closed:
-            self._end(tasks, EngineFailure("the server is stopping"))
+            if not self._closed:
+                self._waiting.extend(tasks)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: not any(task in self._waiting for task in tasks))
+                return
+        self._end(tasks, EngineFailure("the server is stopping"))
 
     def cancel(self, request_id: str) -> None:
         """End the request of this id at the next step boundary; unknown ids are ignored."""
-        with self._changed:
-            known = {task.request_id for task in (*self._waiting, *self._active)}
-            self._cancelled |= {request_id} & known
+        self._cancelled |= {request_id} & {task.request_id for task in self._tasks() if task.request_id}
 
     def run(self) -> None:
         """Step until closed; every task that is left then is answered with an error."""
@@ -96,6 +95,10 @@ class Engine:
         with self._changed:
             return not self._waiting and not self._active
 
+    def _tasks(self) -> list[Task]:
+        with self._changed:
+            return [*self._waiting, *self._active]
+
     def _await_work(self) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting or self._active)
@@ -103,13 +106,10 @@ class Engine:
 
     def _drop_ended(self) -> None:
         now = self._clock()
-        with self._changed:
-            tasks = [*self._waiting, *self._active]
-        for task in tasks:
+        for task in self._tasks():
             reason = self._reason_to_drop(task, now)
             if reason:
-                self._remove(task)
-                task.answer.give(Cancelled(f"{reason} with {task.steps_left} of {task.steps} steps left"))
+                self._fail(task, Cancelled(f"{reason} with {task.steps_left} of {task.steps} steps left"))
 
     def _reason_to_drop(self, task: Task, now: float) -> str:
         if task.deadline is not None and now >= task.deadline:
@@ -120,6 +120,7 @@ class Engine:
 
     def _admit(self) -> None:
         with self._changed:
+            self._policy.keep_accounts({task.tenant for task in (*self._waiting, *self._active)})
             waiting = self._policy.order(self._waiting, self._clock())
         for task in waiting:
             rows = sum(active.rows for active in self._active)

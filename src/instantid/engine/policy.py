@@ -25,9 +25,14 @@ class Policy:
         self.ageing = ageing
         self._served: dict[str, float] = {}
 
+    def keep_accounts(self, tenants: Collection[str]) -> None:
+        """Keep the accounts of those who have work; a newcomer starts with the least served, not with credit."""
+        kept = {tenant: self._served[tenant] for tenant in tenants if tenant in self._served}
+        least = min(kept.values(), default=0.0)
+        self._served = {tenant: kept.get(tenant, least) for tenant in tenants}
+
     def order(self, tasks: Collection[Task], now: float) -> list[Task]:
-        """All tasks, the one to run first first."""
-        self._open_accounts({task.tenant for task in tasks})
+        """All tasks, the one to run first first; their tenants have accounts (`keep_accounts`)."""
         least = min(self._served.values(), default=0.0)
         return sorted(tasks, key=lambda task: self._rank(task, now, least))
 
@@ -46,15 +51,9 @@ class Policy:
         rows = sum(task.rows for task in batch)
         per_row = self.costs.step(batch[0].size, rows) / rows
         for task in batch:
-            self._served[task.tenant] = self._served.get(task.tenant, 0.0) + per_row * task.rows
+            self._served[task.tenant] += per_row * task.rows
 
     def _rank(self, task: Task, now: float, least: float) -> tuple[int, float, float, float]:
         over = max(self._served[task.tenant] - least - self.quantum, 0.0)
         remaining = task.steps_left * self.costs.step(task.size, task.rows)
         return task.priority_level, over, remaining - self.ageing * (now - task.arrived), task.arrived
-
-    def _open_accounts(self, tenants: set[str]) -> None:
-        """Keep the accounts of those who have work; a newcomer starts with the least served, not with credit."""
-        kept = {tenant: self._served[tenant] for tenant in tenants if tenant in self._served}
-        least = min(kept.values(), default=0.0)
-        self._served = {tenant: kept.get(tenant, least) for tenant in tenants}

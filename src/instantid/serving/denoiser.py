@@ -13,7 +13,6 @@ import triton_python_backend_utils as pb_utils
 from instantid import contract
 from instantid.diffusion import Job, SdxlDenoiser
 from instantid.engine import Answer, Engine, Policy, Task
-from instantid.errors import ServiceError
 from instantid.images import encode_picture
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest

@@ -1,0 +1,284 @@
+"""The engine on a denoiser that only counts: its clock advances by what the cost table says."""
+
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+
+from instantid.engine import Answer, CostTable, Engine, Policy, Task
+from instantid.errors import Cancelled, EngineFailure, InvalidArgument
+
+SIZE, OTHER = (1024, 1024), (512, 512)
+COSTS = CostTable({SIZE: ((1, 1.0), (2, 1.98), (4, 3.95)), OTHER: ((1, 0.3), (2, 0.32), (4, 0.4), (8, 0.7))})
+
+
+@dataclass
+class Counter:
+    rows: int
+    steps_left: int
+    size: tuple[int, int]
+    failure: Exception | None = None
+    seen: list = field(default_factory=list)
+
+
+class CountingDenoiser:
+    """Steps count down; `broken` names jobs whose step raises."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.batches = []
+        self.broken = {}
+
+    def start(self, job):
+        if job.get("bad_start"):
+            raise job["bad_start"]
+        return Counter(job["rows"], job["steps"], job["size"], seen=[job["name"]])
+
+    def step(self, states):
+        for state in states:
+            if state.seen[0] in self.broken:
+                raise self.broken[state.seen[0]]
+        self.batches.append([state.seen[0] for state in states])
+        self.now += COSTS.step(states[0].size, sum(state.rows for state in states))
+        for state in states:
+            state.steps_left -= 1
+
+    def finish(self, state):
+        return state.seen[0]
+
+
+class Bench:
+    """An engine driven by hand, and what each caller heard, when."""
+
+    def __init__(self, max_rows=8, quantum=1.0, ageing=0.0):
+        self.denoiser = CountingDenoiser()
+        self.heard = {}
+        policy = Policy(COSTS, quantum, ageing)
+        self.engine = Engine(
+            self.denoiser, policy, lambda job, name: name, max_rows=max_rows, clock=lambda: self.denoiser.now
+        )
+        self.threads = []
+
+    def add(self, name, steps, size=SIZE, rows=1, **fields):
+        job = {"name": name, "steps": steps, "size": size, "rows": rows, **fields.pop("job", {})}
+        said = self.heard.setdefault(name, [])
+        answer = Answer(lambda outcome: said.append((outcome, self.denoiser.now)))
+        task = Task(job, size, rows, steps, answer, request_id=name, **fields)
+        thread = threading.Thread(target=self.engine.submit, args=([task],), daemon=True)
+        thread.start()
+        self.threads.append(thread)
+        while task not in self.engine._waiting and thread.is_alive():
+            pass
+        return task
+
+    def finish(self):
+        while not self.engine.idle:
+            self.engine.step()
+        self.engine.close()
+        for thread in self.threads:
+            thread.join(5)
+            assert not thread.is_alive()
+        assert all(len(said) == 1 for said in self.heard.values()), self.heard
+        return {name: said[0][0] for name, said in self.heard.items()}
+
+    def ends(self):
+        """Names in the order of their last step."""
+        last = {name: i for i, batch in enumerate(self.denoiser.batches) for name in batch}
+        return sorted(last, key=last.get)
+
+
+def test_everyone_is_answered_once_with_their_own():
+    bench = Bench()
+    for i in range(12):
+        bench.add(f"r{i}", steps=1 + i % 4, size=SIZE if i % 2 else OTHER, rows=1 + i % 2)
+    assert bench.finish() == {f"r{i}": f"r{i}" for i in range(12)}
+
+
+def test_batches_hold_one_size_and_form_only_where_they_pay():
+    bench = Bench()
+    for i in range(3):
+        bench.add(f"large{i}", 2, SIZE)
+        bench.add(f"small{i}", 2, OTHER)
+    bench.finish()
+    large = [b for b in bench.denoiser.batches if b[0].startswith("large")]
+    small = [b for b in bench.denoiser.batches if b[0].startswith("small")]
+    assert all(len(batch) == 1 for batch in large)
+    assert [len(batch) for batch in small] == [3, 3]
+    assert all(name.startswith("small") for batch in small for name in batch)
+
+
+def test_batches_never_exceed_what_was_measured():
+    bench = Bench(max_rows=100)
+    for i in range(20):
+        bench.add(f"r{i}", 1, OTHER)
+    bench.finish()
+    assert max(len(batch) for batch in bench.denoiser.batches) == 8
+
+
+def test_the_shortest_remaining_work_goes_first_and_pre_empts():
+    bench = Bench()
+    bench.add("long", 30)
+    bench.engine.step()
+    bench.add("short", 4)
+    bench.finish()
+    assert bench.denoiser.batches[:5] == [["long"], *[["short"]] * 4]
+
+
+def test_ageing_lets_the_long_one_through():
+    bench = Bench(ageing=1.0)
+    bench.add("long", 6)
+    for i in range(6):
+        bench.add(f"short{i}", 4)
+        for _ in range(4):
+            bench.engine.step()
+    bench.finish()
+    assert bench.ends().index("long") < 5
+    starving = Bench(ageing=0.0)
+    starving.add("long", 6)
+    for i in range(6):
+        starving.add(f"short{i}", 4)
+        for _ in range(4):
+            starving.engine.step()
+    starving.finish()
+    assert starving.ends()[-1] == "long"
+
+
+def test_priority_comes_before_length():
+    bench = Bench()
+    bench.add("low", 1, priority_level=3)
+    bench.add("high", 9, priority_level=1)
+    bench.finish()
+    assert bench.ends() == ["high", "low"]
+
+
+def test_a_flooding_tenant_does_not_delay_another():
+    bench = Bench(max_rows=20)
+    for i in range(10):
+        bench.add(f"flood{i}", 2, tenant="flood")
+    bench.add("other", 8, tenant="other")
+    bench.finish()
+    steps_until_done = max(i for i, batch in enumerate(bench.denoiser.batches) if "other" in batch) + 1
+    assert steps_until_done <= 2 * 8 + 2
+
+
+def test_a_newcomer_gets_no_credit_for_having_been_away():
+    policy = Policy(COSTS, quantum=0.0)
+    old, new = (Task({}, SIZE, 1, 5, Answer(print), tenant=tenant) for tenant in ("old", "new"))
+    policy.keep_accounts({"old"})
+    for _ in range(50):
+        policy.charge([old])
+    policy.keep_accounts({"old", "new"})
+    turns = []
+    for _ in range(10):
+        (picked,) = policy.pick([old, new], 0.0)
+        policy.charge([picked])
+        turns.append(picked.tenant)
+    assert turns.count("old") == 5
+
+
+def test_rows_in_memory_are_bounded_and_submit_waits():
+    bench = Bench(max_rows=4)
+    first = bench.add("first", 2, rows=4)
+    second = bench.add("second", 2, rows=4)
+    bench.engine.step()
+    assert first.state is not None
+    assert second.state is None
+    assert bench.threads[1].is_alive()
+    assert bench.finish() == {"first": "first", "second": "second"}
+
+
+def test_a_request_larger_than_the_memory_bound_runs_alone():
+    bench = Bench(max_rows=4)
+    bench.add("huge", 1, rows=8)
+    assert bench.finish() == {"huge": "huge"}
+
+
+@pytest.mark.parametrize("how", ["deadline", "is_cancelled", "cancel"])
+def test_the_work_stops_at_the_next_step(how):
+    bench = Bench()
+    gone = threading.Event()
+    fields = {"deadline": {"deadline": 2.5}, "is_cancelled": {"is_cancelled": gone.is_set}, "cancel": {}}[how]
+    bench.add("gone", 30, **fields)
+    bench.add("stays", 40)
+    for _ in range(3):
+        bench.engine.step()
+    gone.set()
+    if how == "cancel":
+        bench.engine.cancel("gone")
+    heard = bench.finish()
+    assert isinstance(heard["gone"], Cancelled)
+    assert "27 of 30 steps left" in str(heard["gone"])
+    assert heard["stays"] == "stays"
+    assert sum("gone" in batch for batch in bench.denoiser.batches) == 3
+
+
+def test_a_request_whose_deadline_passes_in_the_buffer_is_never_started():
+    bench = Bench(max_rows=1)
+    bench.add("running", 5)
+    bench.add("late", 5, deadline=2.0)
+    heard = bench.finish()
+    assert isinstance(heard["late"], Cancelled)
+    assert ["late"] not in bench.denoiser.batches
+
+
+def test_cancelling_an_unknown_id_is_harmless_later():
+    bench = Bench()
+    bench.engine.cancel("later")
+    bench.add("later", 2)
+    assert bench.finish() == {"later": "later"}
+
+
+def test_a_failing_start_fails_that_request_alone():
+    bench = Bench()
+    bench.add("bad", 2, job={"bad_start": InvalidArgument("prompt", "x", "y")})
+    bench.add("broken", 2, job={"bad_start": RuntimeError("secret path")})
+    bench.add("good", 2)
+    heard = bench.finish()
+    assert str(heard["bad"]) == "prompt: x; y"
+    assert isinstance(heard["broken"], EngineFailure)
+    assert "secret" not in str(heard["broken"])
+    assert heard["good"] == "good"
+
+
+def test_a_failing_step_fails_the_guilty_request_alone():
+    bench = Bench()
+    bench.denoiser.broken["guilty"] = RuntimeError("out of memory")
+    for name in ("guilty", "a", "b"):
+        bench.add(name, 3, OTHER)
+    heard = bench.finish()
+    assert isinstance(heard["guilty"], EngineFailure)
+    assert (heard["a"], heard["b"]) == ("a", "b")
+
+
+def test_a_state_that_reports_its_failure_ends_with_it():
+    bench = Bench()
+    task = bench.add("nan", 3, OTHER)
+    bench.add("good", 3, OTHER)
+    bench.engine.step()
+    task.state.failure = EngineFailure("latents are not finite")
+    heard = bench.finish()
+    assert str(heard["nan"]) == "latents are not finite"
+    assert heard["good"] == "good"
+
+
+def test_closing_answers_what_is_left():
+    bench = Bench(max_rows=1)
+    bench.add("active", 5)
+    bench.add("waiting", 5)
+    bench.engine.step()
+    bench.engine.close()
+    heard = bench.finish()
+    assert all(isinstance(outcome, EngineFailure) for outcome in heard.values())
+
+
+def test_costs_between_and_beyond_the_measured_rows():
+    assert COSTS.step(SIZE, 3) == pytest.approx((1.98 + 3.95) / 2)
+    assert COSTS.step(SIZE, 8) == pytest.approx(3.95 + 4 * (3.95 - 1.98) / 2)
+    assert COSTS.step((1024, 2048), 1) == pytest.approx(2.0)
+    table = CostTable({SIZE: ((2, 1.0), (4, 1.8))})
+    assert table.step(SIZE, 1) == pytest.approx(0.6)
+
+
+def test_cost_table_survives_its_file(tmp_path):
+    COSTS.save(tmp_path / "costs.json")
+    assert CostTable.load(tmp_path / "costs.json") == COSTS

@@ -1,0 +1,73 @@
+"""Imports go one way, and Triton's own module stays in the adapters."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "instantid"
+EDGE = {"contract", "errors", "request", "profile"}
+ALLOWED = {
+    "contract": set(),
+    "errors": set(),
+    "profile": set(),
+    "request": {"contract"},
+    "settings": set(),
+    "images": {"contract", "errors"},
+    "options": EDGE,
+    "intake": EDGE | {"images", "options"},
+    "faces": EDGE | {"faces"},
+    "diffusion": EDGE | {"diffusion"},
+    "engine": {"errors", "engine"},
+    "serving": EDGE | {"settings", "images", "intake", "faces", "diffusion", "engine", "serving"},
+}
+HEAVY = {"torch", "diffusers", "transformers", "cv2", "PIL", "onnxruntime"}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_go_one_way(path):
+    if layer(path) == "__init__":
+        return
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith("instantid.")}
+    known = set(ALLOWED)
+    assert ours & known <= ALLOWED[layer(path)] | {layer(path)}
+
+
+def test_triton_is_imported_by_adapters_only():
+    backend = ROOT / "build_tools" / "embedded" / "onnxruntime_backend"
+    for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("client/**/*.py"), *ROOT.glob("build_tools/**/*.py")]:
+        if "triton_python_backend_utils" in set(imported(path)):
+            assert path.is_relative_to(SOURCE / "serving") or path.is_relative_to(backend), path
+
+
+def test_the_engine_knows_neither_torch_nor_diffusers():
+    for path in (SOURCE / "engine").glob("*.py"):
+        assert not {name.split(".")[0] for name in imported(path)} & HEAVY, path
+
+
+def test_the_client_uses_only_the_light_part_of_the_package():
+    for path in (ROOT / "client").rglob("*.py"):
+        names = set(imported(path))
+        assert not {name.split(".")[0] for name in names} & HEAVY, path
+        assert {name.split(".")[1] for name in names if name.startswith("instantid.")} <= EDGE, path
+
+
+def test_adapters_in_the_model_repository_only_import():
+    for path in (ROOT / "model_repository").glob("*/*/model.py"):
+        kinds = [type(node) for node in ast.parse(path.read_text()).body]
+        assert kinds == [ast.Expr, ast.ImportFrom, ast.Assign], path
