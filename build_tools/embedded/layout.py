@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -31,18 +32,21 @@ def stub_binary() -> Path:
 
 
 def make_backend_directory(folder: Path) -> Path:
-    """Fill `folder` with links to the python backend, the fitting stub and our onnxruntime backend."""
+    """Fill `folder` with the python backend, the fitting stub and our onnxruntime backend.
+
+    Copies, because Triton refuses a Python-based backend whose library is a link to another folder.
+    """
     python = package_root() / "backends" / "python"
-    links = {
+    parts = {
         folder / "python" / "libtriton_python.so": python / "libtriton_python.so",
         folder / "python" / "triton_python_backend_utils.py": python / "triton_python_backend_utils.py",
         folder / "python" / "triton_python_backend_stub": stub_binary(),
         folder / "onnxruntime" / "model.py": Path(onnxruntime_backend.__path__[0]) / "model.py",
     }
-    for link, target in links.items():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
+    for copy, original in parts.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.unlink(missing_ok=True)
+        shutil.copy2(original, copy)
     return folder
 
 

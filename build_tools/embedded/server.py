@@ -57,7 +57,8 @@ class EmbeddedServer:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> "EmbeddedServer":
-        self.start()
+        if not self.is_running():
+            self.start()
         return self
 
     def __exit__(
@@ -118,6 +119,10 @@ class EmbeddedServer:
             seen = self._report(seen)
             time.sleep(POLL_SECONDS)
         self._progress(f"ready at {self.grpc_url}")
+
+    def wait(self) -> int:
+        """Exit code of the server once it has ended for good; 0 if it was never started."""
+        return self._guard.wait() if self._guard is not None else 0
 
     def stop(self) -> None:
         """Let requests in flight finish within the exit timeout, then end every process of the server."""

@@ -18,7 +18,7 @@ class TritonPythonModel:
         feeds = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
         return [self._response(outcome) for outcome in self._model.run(feeds)]
 
-    def _response(self, outcome: dict | Exception) -> pb_utils.InferenceResponse:
+    def _response(self, outcome: dict | Exception) -> "pb_utils.InferenceResponse":
         if isinstance(outcome, Exception):
             error = pb_utils.TritonError(f"onnx runtime error: {outcome}", pb_utils.TritonError.INTERNAL)
             return pb_utils.InferenceResponse(error=error)
