@@ -1,0 +1,63 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make help` lists the others.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+BIN := $(VENV)/bin
+WEIGHTS ?= weights/miniature
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.build ## one photo through the whole ensemble on the embedded server; writes out/demo.png
+	$(BIN)/python -m build_tools demo --weights $(WEIGHTS)
+
+test: check $(WEIGHTS)/profile.json ## checks and tests, under 15 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not long and not gpu"
+
+test-long: check $(WEIGHTS)/profile.json ## the long forms too
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(VENV)/.dev ## formatting, lint, types; seconds
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy src/instantid client/instantid_client build_tools loadtest
+
+serve: $(WEIGHTS)/profile.json ## keep the embedded server running and print a call
+	$(BIN)/python -m build_tools serve --weights $(WEIGHTS)
+
+loadtest: $(VENV)/.dev ## drive a running server: make loadtest ARGS="--users 4 --run-time 60s"
+	$(BIN)/python -m loadtest $(ARGS)
+
+bench: $(VENV)/.dev ## side-by-side measurements: face analysis against insightface
+	$(BIN)/python bench/face_analysis.py
+
+lock: $(VENV)/.dev ## write constraints.txt from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | grep -v '@' > constraints.txt
+
+clean: ## remove what was built; weights and the environment stay
+	rm -rf build dist out run *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "needs Python 3.10, 3.11 or 3.12 on PATH (or PYTHON=/path/to/python)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || build_tools/system_packages.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build: $(VENV)/bin/python pyproject.toml constraints.txt
+	@build_tools/system_packages.sh $(BIN)/python
+	$(PIP) --editable '.[build]'
+	@touch $@
+
+# insightface is installed without its dependencies: it asks for the OpenCV that needs a screen, beside ours.
+$(VENV)/.dev: $(VENV)/.build
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps insightface==2.1
+	@touch $@
+
+$(WEIGHTS)/profile.json: | $(VENV)/.build
+	$(BIN)/python -m build_tools weights miniature --output $(WEIGHTS)
+
+.PHONY: help demo test test-long check serve loadtest bench lock clean

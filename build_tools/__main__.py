@@ -1,0 +1,62 @@
+"""`python -m build_tools <verb>`: weights, face graph, embedded server, demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from build_tools.embedded.serve import serve_command
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+weights = typer.Typer(no_args_is_help=True, help="Make one set of weights in its own folder.")
+app.add_typer(weights, name="weights")
+app.command("serve")(serve_command)
+
+
+@weights.callback()
+def weights_group() -> None:
+    """Keeps `weights miniature` a verb of its own while there is only one set."""
+
+
+@weights.command()
+def miniature(
+    output: Annotated[Path, typer.Option(help="Folder of the set.")] = Path("weights/miniature"),
+) -> None:
+    """The published architectures at toy size, made here; replaces what is in the folder."""
+    from build_tools.weights import make_miniature
+
+    console = Console(stderr=True)
+    with console.status("miniature weights") as status:
+        make_miniature(output, lambda part: status.update(f"miniature weights: {part}"))
+    console.print(f"weights in {output}", highlight=False)
+
+
+@app.command("face-graph")
+def face_graph(
+    detector: Annotated[Path, typer.Argument(help="SCRFD with landmarks, ONNX.")],
+    recogniser: Annotated[Path, typer.Argument(help="ArcFace for 112x112, ONNX.")],
+    output: Annotated[Path, typer.Option(help="The fused file.")] = Path(
+        "model_repository/face_analysis/1/model.onnx"
+    ),
+) -> None:
+    """Fuse a detector and a recogniser into one ONNX file, from pixels to embeddings."""
+    from build_tools.face_graph import build_face_graph
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    build_face_graph(detector, recogniser, output)
+
+
+@app.command()
+def demo(
+    weights: Annotated[Path, typer.Option(help="Folder of one set of weights.")] = Path("weights/miniature"),
+    output: Annotated[Path, typer.Option(help="Receives the pictures.")] = Path("out"),
+) -> None:
+    """Serve, send the portrait of an astronaut, write the picture and a sheet, say how long each stage took."""
+    from build_tools.demo import run_demo
+
+    run_demo(weights, output)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m build_tools")
