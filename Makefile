@@ -3,11 +3,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 WEIGHTS ?= weights/miniature
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+LOCK = constraints/$(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,18 +36,20 @@ loadtest: $(VENV)/.dev ## drive a running server: make loadtest ARGS="--users 4 
 bench: $(VENV)/.dev ## side-by-side measurements: face analysis against insightface
 	$(BIN)/python bench/face_analysis.py
 
-lock: $(VENV)/.dev ## write constraints.txt from what is installed
-	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | grep -v '@' > constraints.txt
+lock: $(VENV)/.dev ## resolve the pins in constraints/ anew
+	$(PIP) uv
+	for v in 3.11 3.12; do $(BIN)/uv pip compile --quiet --upgrade pyproject.toml --all-extras --python-version $$v \
+		--python-platform x86_64-manylinux_2_35 --no-header --no-annotate --output-file constraints/$$v.txt; done
 
 clean: ## remove what was built; weights and the environment stay
 	rm -rf build dist out run *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "needs Python 3.10, 3.11 or 3.12 on PATH (or PYTHON=/path/to/python)"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or 3.12 on PATH (or PYTHON=/path/to/python)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || build_tools/system_packages.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.build: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.build: $(VENV)/bin/python pyproject.toml $(wildcard constraints/*.txt)
 	@build_tools/system_packages.sh $(BIN)/python
 	$(PIP) --editable '.[build]'
 	@touch $@
