@@ -89,12 +89,19 @@ def _kill_group(leader: int) -> None:
         return
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass(slots=True)
 class Guard:
     spec: GuardSpec
     state: State = field(default_factory=State)
     stopping: bool = False
-    stubs: dict[int, str] = field(default_factory=dict)
+    stubs: dict[psutil.Process, str] = field(default_factory=dict)
 
     def run(self) -> int:
         """Exit code of the last tritonserver (128 + signal if one ended it)."""
@@ -127,8 +134,8 @@ class Guard:
     def _watch(self, process: subprocess.Popen) -> None:
         while process.poll() is None and not self._must_stop():
             if not self.state.ready:
-                self._probe()
-            elif lost := self._lost_stub(process.pid):
+                self._probe(process.pid)
+            elif lost := self._lost_stub():
                 self._log(f"the Python process of {lost} died; Triton does not start it again")
                 if self.spec.supervise:
                     return
@@ -143,24 +150,24 @@ class Guard:
             _kill_group(process.pid)
             return process.wait()
 
-    def _probe(self) -> None:
+    def _probe(self, server: int) -> None:
         try:
             socket.create_connection(self.spec.address, timeout=0.5).close()
         except OSError:
             return
+        try:
+            commands = {child: child.cmdline() for child in psutil.Process(server).children()}
+        except psutil.NoSuchProcess:
+            return
+        self.stubs = {stub: words[-2] for stub, words in commands.items() if len(words) > 1}
         self._tell(ready=True)
 
-    def _lost_stub(self, server: int) -> str | None:
-        alive: set[int] = set()
-        try:
-            for child in psutil.Process(server).children():
-                if child.status() != psutil.STATUS_ZOMBIE:
-                    alive.add(child.pid)
-                    self.stubs.setdefault(child.pid, child.cmdline()[-1])
-        except (psutil.Error, IndexError):
-            return None
-        gone = [pid for pid in self.stubs if pid not in alive]
-        return self.stubs.pop(gone[0]) if gone else None
+    def _lost_stub(self) -> str | None:
+        for stub, name in self.stubs.items():
+            if not _is_alive(stub):
+                del self.stubs[stub]
+                return name
+        return None
 
     def _must_stop(self) -> bool:
         self.stopping = self.stopping or os.getppid() != self.spec.parent

@@ -122,7 +122,11 @@ class EmbeddedServer:
 
     def wait(self) -> int:
         """Exit code of the server once it has ended for good; 0 if it was never started."""
-        return self._guard.wait() if self._guard is not None else 0
+        if self._guard is None:
+            return 0
+        while (code := self._guard.poll()) is None:
+            time.sleep(POLL_SECONDS)
+        return code
 
     def stop(self) -> None:
         """Let requests in flight finish within the exit timeout, then end every process of the server."""

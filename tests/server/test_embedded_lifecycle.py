@@ -1,5 +1,6 @@
 """Starting, failing, stopping and starting again: no process and no shared memory may stay behind."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,9 +45,11 @@ from pathlib import Path
 from build_tools.embedded.server import EmbeddedServer, ServerOptions
 
 root = Path(sys.argv[1])
-with EmbeddedServer(ServerOptions(root / "repository", root / "run", ready_model="echo", exit_timeout=3)) as server:
+options = ServerOptions(root / "repository", root / "run", ready_model="echo", exit_timeout=3)
+with EmbeddedServer(options) as server:
     print(json.dumps(server.pid), flush=True)
-    time.sleep(600)
+    while True:
+        time.sleep(0.1)
 """
 
 
@@ -64,14 +68,14 @@ def add_onnx(options: ServerOptions, config: str) -> None:
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "same", [x], [y])
     folder = options.repository / "same" / "1"
     folder.mkdir(parents=True)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx"
+    )
     (folder.parent / "config.pbtxt").write_text(config)
 
 
-def changed(options: ServerOptions, **fields: object) -> ServerOptions:
-    from dataclasses import replace
-
-    return replace(options, **fields)
+def changed(options: ServerOptions, **fields: Any) -> ServerOptions:
+    return dataclasses.replace(options, **fields)
 
 
 def eventually(condition: Callable[[], object], seconds: float = 20) -> bool:

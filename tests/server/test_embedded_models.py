@@ -1,4 +1,4 @@
-"""Models on the embedded server: Python models in both answer modes, and ONNX files through our onnxruntime backend."""
+"""Models on the embedded server: Python in both answer modes, and ONNX files through our onnxruntime backend."""
 
 import json
 import sys
@@ -31,7 +31,8 @@ class TritonPythonModel:
             x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
             seen = {"prefix": sys.prefix, "numpy": np.__version__, "package": build_tools.__file__}
             about = np.array([json.dumps(seen).encode()], dtype=object)
-            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", x + 1), pb_utils.Tensor("about", about)]))
+            tensors = [pb_utils.Tensor("y", x + 1), pb_utils.Tensor("about", about)]
+            responses.append(pb_utils.InferenceResponse(tensors))
         return responses
 """
 SENDER = """
@@ -122,7 +123,7 @@ def put_model(repository: Path, name: str, config: str, model: str | onnx.ModelP
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     root = tmp_path_factory.mktemp("embedded")
     repository = root / "repository"
     put_model(repository, "add_one", ADD_ONE_CONFIG, ADD_ONE)
@@ -136,73 +137,77 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 
 @pytest.fixture(scope="module")
-def client(server: EmbeddedServer) -> Iterator[grpc_client.InferenceServerClient]:
-    with grpc_client.InferenceServerClient(server.grpc_url) as connected:
+def tiny_client(tiny_server: EmbeddedServer) -> Iterator[grpc_client.InferenceServerClient]:
+    with grpc_client.InferenceServerClient(tiny_server.grpc_url) as connected:
         yield connected
 
 
-def infer(client: grpc_client.InferenceServerClient, model: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+def infer(
+    tiny_client: grpc_client.InferenceServerClient, model: str, **inputs: np.ndarray
+) -> dict[str, np.ndarray]:
     kinds = {"f": "FP32", "i": "INT64", "O": "BYTES"}
     sent = []
     for name, array in inputs.items():
         tensor = grpc_client.InferInput(name, list(array.shape), kinds[array.dtype.kind])
         sent.append(tensor.set_data_from_numpy(array))
-    result = client.infer(model, sent, client_timeout=30)
+    result = tiny_client.infer(model, sent, client_timeout=30)
     return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
 
 @pytest.mark.parametrize("model", ["add_one", "add_one_sender"])
-def test_python_model_answers_in_both_modes(client: grpc_client.InferenceServerClient, model: str) -> None:
+def test_python_model_answers_in_both_modes(tiny_client: grpc_client.InferenceServerClient, model: str) -> None:
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
-    np.testing.assert_array_equal(infer(client, model, x=x)["y"], x + 1)
+    np.testing.assert_array_equal(infer(tiny_client, model, x=x)["y"], x + 1)
 
 
-def test_stub_runs_in_this_environment(client: grpc_client.InferenceServerClient) -> None:
-    about = json.loads(infer(client, "add_one", x=np.zeros((1, 4), np.float32))["about"][0])
+def test_stub_runs_in_this_environment(tiny_client: grpc_client.InferenceServerClient) -> None:
+    about = json.loads(infer(tiny_client, "add_one", x=np.zeros((1, 4), np.float32))["about"][0])
     assert about["prefix"] == sys.prefix
     assert about["numpy"] == np.__version__
 
 
-def test_onnx_answers_as_onnxruntime_does(client: grpc_client.InferenceServerClient) -> None:
+def test_onnx_answers_as_onnxruntime_does(tiny_client: grpc_client.InferenceServerClient) -> None:
     x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
     oracle = ort.InferenceSession(keep_positive().SerializeToString(), providers=["CPUExecutionProvider"])
-    np.testing.assert_array_equal(infer(client, "keep_positive", x=x)["kept"], oracle.run(None, {"x": x})[0])
+    np.testing.assert_array_equal(infer(tiny_client, "keep_positive", x=x)["kept"], oracle.run(None, {"x": x})[0])
 
 
 @pytest.mark.parametrize("rows", [0, 3])
-def test_onnx_output_without_rows_keeps_its_shape(client: grpc_client.InferenceServerClient, rows: int) -> None:
-    kept = infer(client, "keep_positive", x=np.full((rows, 4), -1, np.float32))["kept"]
+def test_onnx_output_without_rows_keeps_its_shape(
+    tiny_client: grpc_client.InferenceServerClient, rows: int
+) -> None:
+    kept = infer(tiny_client, "keep_positive", x=np.full((rows, 4), -1, np.float32))["kept"]
     assert kept.shape == (0, 4)
     assert kept.dtype == np.float32
 
 
-def test_onnx_text_passes_unchanged(client: grpc_client.InferenceServerClient) -> None:
+def test_onnx_text_passes_unchanged(tiny_client: grpc_client.InferenceServerClient) -> None:
     words = np.array(["größer".encode(), b"", b"two words"], dtype=object)
-    assert infer(client, "same_words", words=words)["same"].tolist() == words.tolist()
+    assert infer(tiny_client, "same_words", words=words)["same"].tolist() == words.tolist()
 
 
-def test_only_the_faulty_request_of_a_batch_fails(client: grpc_client.InferenceServerClient) -> None:
+def test_only_the_faulty_request_of_a_batch_fails(tiny_client: grpc_client.InferenceServerClient) -> None:
     rows = [0, 99, 2, 1]
     with ThreadPoolExecutor(len(rows)) as pool:
-        calls = [pool.submit(infer, client, "look_up", row=np.array([[row]])) for row in rows]
+        calls = [pool.submit(infer, tiny_client, "look_up", row=np.array([[row]])) for row in rows]
     for row, call in zip(rows, calls, strict=True):
         if row < len(TABLE):
             np.testing.assert_array_equal(call.result()["value"], [[TABLE[row]]])
         else:
             with pytest.raises(grpc_client.InferenceServerException, match="out of data bounds"):
                 call.result()
-    statistics = client.get_inference_statistics("look_up").model_stats[0]
+    statistics = tiny_client.get_inference_statistics("look_up").model_stats[0]
     assert max(batch.batch_size for batch in statistics.batch_stats) > 1, "the requests never shared a batch"
 
 
-def test_requests_of_several_rows_are_cut_apart_again(client: grpc_client.InferenceServerClient) -> None:
+def test_requests_of_several_rows_are_cut_apart_again(tiny_client: grpc_client.InferenceServerClient) -> None:
     asked = [np.array([[0], [1]]), np.array([[2]]), np.array([[1], [1], [0]])]
     with ThreadPoolExecutor(len(asked)) as pool:
-        answers = [*pool.map(lambda row: infer(client, "look_up", row=row)["value"], asked)]
+        answers = [*pool.map(lambda row: infer(tiny_client, "look_up", row=row)["value"], asked)]
     for row, answer in zip(asked, answers, strict=True):
         np.testing.assert_array_equal(answer, TABLE[row])
 
 
-def test_urls_answer(server: EmbeddedServer) -> None:
-    assert urlopen(f"{server.http_url}/v2/health/ready").status == 200
-    assert b'nv_inference_count{model="add_one"' in urlopen(server.metrics_url).read()
+def test_urls_answer(tiny_server: EmbeddedServer) -> None:
+    assert urlopen(f"{tiny_server.http_url}/v2/health/ready").status == 200
+    assert b'nv_inference_count{model="add_one"' in urlopen(tiny_server.metrics_url).read()
