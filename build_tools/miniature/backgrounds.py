@@ -9,14 +9,30 @@ import numpy.typing as npt
 import skimage.data
 
 from build_tools.miniature.people import Colour
+from build_tools.miniature.styles import to_bytes
 
 ImageArray = npt.NDArray[np.uint8]
 BACKGROUNDS = ("plain", "gradient", "texture", "clutter", "photo")
 
 _FILES = (
-    "chelsea.png hubble_deep_field.jpg retina.jpg moon.png page.png text.png clock_motion.png coins.png gravel.png "
-    "grass.png ihc.png logo.png color.png cell.png motorcycle_left.png motorcycle_right.png horse.png"
-).split()
+    "chelsea.png",
+    "hubble_deep_field.jpg",
+    "retina.jpg",
+    "moon.png",
+    "page.png",
+    "text.png",
+    "clock_motion.png",
+    "coins.png",
+    "gravel.png",
+    "grass.png",
+    "ihc.png",
+    "logo.png",
+    "color.png",
+    "cell.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "horse.png",
+)
 
 
 @lru_cache(maxsize=1)
@@ -26,8 +42,8 @@ def photographs() -> tuple[ImageArray, ...]:
     Left out: astronaut, camera (people), coffee, rocket, brick (test pictures).
     """
     folder = Path(skimage.data.__file__).parent
-    pictures = [cv2.imread(str(folder / name), cv2.IMREAD_COLOR) for name in _FILES]
-    return tuple(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) for picture in pictures)
+    pictures = [np.asarray(cv2.imread(str(folder / name), cv2.IMREAD_COLOR), np.uint8) for name in _FILES]
+    return tuple(np.ascontiguousarray(picture[..., ::-1], np.uint8) for picture in pictures)
 
 
 def random_background(kind: str, width: int, height: int, rng: np.random.Generator) -> ImageArray:
@@ -56,7 +72,7 @@ def _plain(width: int, height: int, rng: np.random.Generator) -> ImageArray:
 
 def _gradient(width: int, height: int, rng: np.random.Generator) -> ImageArray:
     coarse = (rng.random((2, 2, 3)) * 0.6 + np.array(random_colour(rng)) * 0.4).astype(np.float32)
-    return np.round(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR) * 255).astype(np.uint8)
+    return to_bytes(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR) * 255.0)
 
 
 def _texture(width: int, height: int, rng: np.random.Generator) -> ImageArray:
@@ -67,7 +83,7 @@ def _texture(width: int, height: int, rng: np.random.Generator) -> ImageArray:
         noise = rng.random(cells, np.float32)
         total += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) / 1.6**octave
     total = np.clip((total - total.min()) / (np.ptp(total) + 1e-6), 0, 1)[..., None]
-    return np.round((first + total * (second - first)) * 255).astype(np.uint8)
+    return to_bytes((first + total * (second - first)) * 255)
 
 
 def _clutter(width: int, height: int, rng: np.random.Generator) -> ImageArray:
@@ -90,7 +106,9 @@ def _clutter(width: int, height: int, rng: np.random.Generator) -> ImageArray:
             cv2.line(picture, (x, y), end, colour, int(rng.integers(1, 12)), cv2.LINE_AA)
         else:
             text = "".join(chr(int(code)) for code in rng.integers(48, 123, 6))
-            cv2.putText(picture, text, (x, y), int(rng.integers(0, 8)), size / 50, colour, 1 + size // 20, cv2.LINE_AA)
+            cv2.putText(
+                picture, text, (x, y), int(rng.integers(0, 8)), size / 50, colour, 1 + size // 20, cv2.LINE_AA
+            )
     return picture
 
 
@@ -102,7 +120,6 @@ def _photo(width: int, height: int, rng: np.random.Generator) -> ImageArray:
     crop_width, crop_height = max(8, int(width * ratio)), max(8, int(height * ratio))
     x, y = int(rng.integers(columns - crop_width + 1)), int(rng.integers(rows - crop_height + 1))
     crop = picture[y : y + crop_height, x : x + crop_width]
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
+    crop = np.rot90(crop[:, ::-1] if rng.random() < 0.5 else crop, int(rng.choice((0, 0, 0, 1, 2, 3))))
     method = cv2.INTER_AREA if ratio > 1 else cv2.INTER_CUBIC
     return np.ascontiguousarray(cv2.resize(crop, (width, height), interpolation=method))

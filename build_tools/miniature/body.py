@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from build_tools.miniature.head import SKULL_DEPTH, Light, Rays, View, project
 from build_tools.miniature.people import Colour, Identity, darker
-from build_tools.miniature.texture import FloatArray
+from build_tools.miniature.plane import FloatArray
 
 CLOTHES = ("crew neck", "v-neck", "striped", "suit", "turtleneck")
 
@@ -20,7 +20,9 @@ class Clothes:
     colour: Colour
 
 
-def lay(canvas: FloatArray, inside: FloatArray, colour: FloatArray | Colour, rays: Rays, softness: float = 0.0) -> None:
+def lay(
+    canvas: FloatArray, inside: FloatArray, colour: FloatArray | Colour, rays: Rays, softness: float = 0.0
+) -> None:
     """Colour `canvas` where `inside` (a signed distance in head units) is positive."""
     mask = np.clip(inside / (softness + 1 / rays.scale) + 0.5, 0, 1)[..., None]
     canvas += mask * (np.asarray(colour, np.float32) - canvas)
@@ -53,7 +55,13 @@ def draw_ears(canvas: FloatArray, identity: Identity, view: View, rays: Rays, li
         u = side * (1.0 - 0.03) * float(np.cos(np.radians(view.pose.yaw))) - 0.15 * turned
         shade = light.ambient + (1 - light.ambient) * (0.75 if side * light.direction[0] > 0 else 0.25)
         lay(canvas, oval(rays, (u, 0.02), (0.17, 0.30)), darker(identity.skin, shade), rays, 0.02)
-        lay(canvas, oval(rays, (u + side * 0.02, 0.0), (0.09, 0.19)), darker(identity.skin, shade * 0.7), rays, 0.06)
+        lay(
+            canvas,
+            oval(rays, (u + side * 0.02, 0.0), (0.09, 0.19)),
+            darker(identity.skin, shade * 0.7),
+            rays,
+            0.06,
+        )
 
 
 def draw_body(canvas: FloatArray, identity: Identity, clothes: Clothes, rays: Rays, light: Light) -> None:
@@ -85,10 +93,17 @@ def _draw_clothes(
         tie = np.minimum(0.10 + 0.05 * (rays.v - chin) - np.abs(rays.u), rays.v - chin - 0.6)
         lay(canvas, tie, colour[..., ::-1] * 0.8, rays)
         inside = np.minimum(inside, np.abs(rays.u) - 0.62 + 0.28 * (rays.v - chin - 0.4))
-    depth = {"v-neck": chin + 1.25 - 1.6 * np.abs(rays.u), "crew neck": chin + 0.72 - 0.5 * rays.u**2}.get(clothes.kind)
+    depth = {"v-neck": chin + 1.25 - 1.6 * np.abs(rays.u), "crew neck": chin + 0.72 - 0.5 * rays.u**2}.get(
+        clothes.kind
+    )
     if depth is not None:
         inside = np.minimum(inside, rays.v - depth)
-        lay(canvas, np.minimum(depth + 0.03 - rays.v, 0.75 - np.abs(rays.u) - 2 * (rays.v < chin)), canvas.copy(), rays)
+        lay(
+            canvas,
+            np.minimum(depth + 0.03 - rays.v, 0.75 - np.abs(rays.u) - 2 * (rays.v < chin)),
+            canvas.copy(),
+            rays,
+        )
     lay(canvas, inside, colour, rays, 0.02)
 
 
@@ -107,14 +122,16 @@ def draw_glasses(canvas: FloatArray, identity: Identity, view: View, origin: tup
         centre = side * max(features.eye_spacing, 0.42)
         line = np.column_stack([centre + rim_x, features.eye_height + 0.05 + rim_y, _front(rim_x, centre)])
         _stroke(canvas, project(identity, view, line) - origin, colour, width)
-        temple = np.array([(centre + side * 0.3, features.eye_height, 0.72), (side * 0.99, features.eye_height, 0.1)])
+        temple = np.array(
+            [(centre + side * 0.3, features.eye_height, 0.72), (side * 0.99, features.eye_height, 0.1)]
+        )
         _stroke(canvas, project(identity, view, temple) - origin, colour, width)
     bridge = np.array([(-0.13, features.eye_height, 1.22), (0.13, features.eye_height, 1.22)])
     _stroke(canvas, project(identity, view, bridge) - origin, colour, width)
 
 
 def _front(rim_x: npt.NDArray[np.float64], centre: float) -> npt.NDArray[np.float64]:
-    return SKULL_DEPTH * np.sqrt(np.maximum(1 - (rim_x + centre) ** 2, 0.1)) + 0.06
+    return np.asarray(SKULL_DEPTH * np.sqrt(np.maximum(1 - (rim_x + centre) ** 2, 0.1)) + 0.06)
 
 
 def _stroke(canvas: FloatArray, points: npt.NDArray[np.float64], colour: Colour, width: float) -> None:

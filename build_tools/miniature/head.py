@@ -1,4 +1,4 @@
-"""A head as a relief on an ellipsoid: pose, ray casting, light, hair (orthographic view, Lambert shading)."""
+"""A head as a relief on an ellipsoid: pose, ray casting, light (orthographic view, Lambert shading)."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from build_tools.miniature.people import Colour, Identity
-from build_tools.miniature.texture import HALF_HEIGHT, HALF_WIDTH, Expression, FloatArray, Plane, mouth_corners, paint_face
+from build_tools.miniature.plane import HALF_HEIGHT, HALF_WIDTH, FloatArray, Plane
+from build_tools.miniature.texture import Expression, mouth_corners, paint_face
 
 SKULL_DEPTH = 1.15
 
@@ -54,7 +55,7 @@ def rotation_of(pose: Pose) -> FloatArray:
     yaw, pitch = np.radians((pose.yaw, pose.pitch))
     about_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
     about_x = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
-    return (about_y @ about_x).astype(np.float32)
+    return np.asarray(about_y @ about_x, np.float32)
 
 
 def cast_rays(view: View, x0: int, y0: int, width: int, height: int) -> Rays:
@@ -71,23 +72,24 @@ def cast_rays(view: View, x0: int, y0: int, width: int, height: int) -> Rays:
 def jaw_width(identity: Identity, v: npt.ArrayLike) -> FloatArray:
     """How much wider than the ellipse the head is at upright height `v`."""
     height = np.asarray(v, np.float32) / identity.features.face_length
-    return 1 + identity.features.jaw * np.exp(-(((height - 0.72) / 0.28) ** 2))
+    return np.asarray(1 + identity.features.jaw * np.exp(-(((height - 0.72) / 0.28) ** 2)), np.float32)
 
 
 def hit_skull(identity: Identity, rays: Rays, inflate: float) -> tuple[FloatArray, FloatArray]:
-    """Head coordinates `[h, w, 3]` where each ray meets the inflated skull, and its coverage `[h, w]`."""
+    """Head coordinates `[3, h, w]` where each ray meets the inflated skull, and its coverage `[h, w]`."""
     axes = np.array([1.0, identity.features.face_length, SKULL_DEPTH], np.float32)
     axes = axes * (1 + (inflate - 1) * np.array([1.0, 0.8, 1.0], np.float32))
-    turned = rays.rotation.T / axes[:, None]
-    u = rays.u / jaw_width(identity, rays.v)
-    origin = u[..., None] * turned[:, 0] + rays.v[..., None] * turned[:, 1]
-    ray = turned[:, 2]
-    along = origin @ ray
-    length = float(ray @ ray)
-    inside = along**2 - length * ((origin**2).sum(-1) - 1)
+    across, down, ray = (rays.rotation.T / axes[:, None]).T
+    u, v = rays.u / jaw_width(identity, rays.v), rays.v
+    along = u * (across @ ray) + v * (down @ ray)
+    length = ray @ ray
+    beyond = u * u * (across @ across) + u * v * (2 * (across @ down)) + v * v * (down @ down) - 1
+    inside = along * along - length * beyond
     depth = (np.sqrt(np.maximum(inside, 0)) - along) / length
-    coverage = np.clip(inside * rays.scale * 0.45 + 0.5, 0, 1)
-    return (origin + depth[..., None] * ray) * axes, coverage
+    coverage = np.clip(inside * np.float32(rays.scale * 0.45) + np.float32(0.5), 0, 1)
+    right, below, toward = rays.rotation
+    points = np.stack([u * right[axis] + v * below[axis] + depth * toward[axis] for axis in range(3)])
+    return points, coverage
 
 
 def project(identity: Identity, view: View, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -97,13 +99,13 @@ def project(identity: Identity, view: View, points: npt.ArrayLike) -> npt.NDArra
     roll = np.radians(view.pose.roll)
     x = u * np.cos(roll) - seen[:, 1] * np.sin(roll)
     y = u * np.sin(roll) + seen[:, 1] * np.cos(roll)
-    return np.stack([x, y], 1) * view.scale + view.centre
+    return np.asarray(np.stack([x, y], 1) * view.scale + view.centre)
 
 
 def skull_depth(identity: Identity, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Z of the skull in front of the face-plane point, in head units."""
     inside = 1 - np.square(x) - np.square(np.asarray(y) / identity.features.face_length)
-    return SKULL_DEPTH * np.sqrt(np.maximum(inside, 0))
+    return np.asarray(SKULL_DEPTH * np.sqrt(np.maximum(inside, 0)))
 
 
 def draw_face(canvas: FloatArray, identity: Identity, expression: Expression, rays: Rays, light: Light) -> None:
@@ -113,18 +115,18 @@ def draw_face(canvas: FloatArray, identity: Identity, expression: Expression, ra
     x, y = _parallax(points, plane, rays.rotation)
     albedo = _look_up(plane.albedo, plane, x, y)
     shade = _shading(identity, plane, points, (x, y), rays.rotation, light)
-    sideways = np.clip((points[..., 2] + 0.05) * 4, 0, 1)[..., None]
+    sideways = np.clip((points[2] + 0.05) * 4, 0, 1)[..., None]
     colour = (albedo * sideways + np.array(identity.skin, np.float32) * (1 - sideways)) * shade
     canvas += coverage[..., None] * (colour - canvas)
 
 
 def _parallax(points: FloatArray, plane: Plane, rotation: FloatArray) -> tuple[FloatArray, FloatArray]:
     toward = rotation[2]
-    x, y = points[..., 0], points[..., 1]
+    x, y = points[0], points[1]
     lift = _look_up(plane.relief, plane, x, y)
     for _ in range(2):
-        x = points[..., 0] + lift * toward[0] / max(float(toward[2]), 0.3)
-        y = points[..., 1] + lift * toward[1] / max(float(toward[2]), 0.3)
+        x = points[0] + lift * (toward[0] / max(toward[2], np.float32(0.3)))
+        y = points[1] + lift * (toward[1] / max(toward[2], np.float32(0.3)))
         lift = _look_up(plane.relief, plane, x, y)
     return x, y
 
@@ -132,7 +134,8 @@ def _parallax(points: FloatArray, plane: Plane, rotation: FloatArray) -> tuple[F
 def _look_up(image: FloatArray, plane: Plane, x: FloatArray, y: FloatArray) -> FloatArray:
     column = (x + HALF_WIDTH) * plane.resolution - 0.5
     row = (y + HALF_HEIGHT) * plane.resolution - 0.5
-    return cv2.remap(image, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    found = cv2.remap(image, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(found, np.float32)
 
 
 def _shading(
@@ -143,70 +146,40 @@ def _shading(
     rotation: FloatArray,
     light: Light,
 ) -> FloatArray:
-    axes = np.array([1.0, identity.features.face_length, SKULL_DEPTH], np.float32)
-    normal = points / axes**2
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-6
-    slopes = [cv2.Sobel(plane.relief, cv2.CV_32F, *step, scale=plane.resolution / 8) for step in ((1, 0), (0, 1))]
-    front = np.clip(points[..., 2] * 2, 0, 1)
-    for axis, slope in enumerate(slopes):
-        normal[..., axis] -= front * _look_up(slope, plane, *at)
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-6
-    direction = np.array(light.direction, np.float32)
-    direction /= np.linalg.norm(direction)
+    normal = _normal(identity, plane, points, at)
+    direction = unit(light.direction)
     local = rotation.T @ direction
-    diffuse = np.clip(normal @ local, 0, None)
+    diffuse = np.maximum(dot(normal, local), 0)
     cast = _look_up(plane.relief, plane, at[0] + 0.16 * local[0], at[1] + 0.16 * local[1])
-    shadow = np.clip((cast - _look_up(plane.relief, plane, *at)) * 4 - 0.1, 0, 0.6) * front
-    half = direction + (0, 0, 1)
-    gloss = np.clip(normal @ (rotation.T @ (half / np.linalg.norm(half))).astype(np.float32), 0, 1) ** 24
-    lit = (1 - light.ambient) * 1.25 * diffuse * (1 - shadow) + 0.10 * gloss
-    return light.ambient + lit[..., None] * np.array(light.colour, np.float32)
+    shadow = np.clip((cast - _look_up(plane.relief, plane, *at)) * 4 - 0.1, 0, 0.6) * np.clip(points[2] * 2, 0, 1)
+    half = rotation.T @ unit(direction + np.array((0, 0, 1), np.float32))
+    gloss = np.maximum(dot(normal, half), 0) ** 24
+    lit = np.float32((1 - light.ambient) * 1.25) * diffuse * (1 - shadow) + np.float32(0.10) * gloss
+    return np.asarray(light.ambient + lit[..., None] * np.array(light.colour, np.float32), np.float32)
 
 
-def draw_hair(canvas: FloatArray, identity: Identity, rays: Rays, light: Light) -> None:
-    """Lay the hair that grows on the skull over `canvas`; long hair's length is `body.draw_behind`'s."""
-    hair = identity.hair
-    if hair.style == "bald":
-        return
-    points, coverage = hit_skull(identity, rays, hair.volume)
-    rng = np.random.default_rng(identity.mark_seed)
-    strands = _strands(points, hair.style, rng)
-    edge = 0.05 if hair.style == "cropped" else 0.14
-    mask = np.clip(_hair_field(identity, points, strands) / edge + 0.5, 0, 1) * coverage
-    if hair.style == "cropped":
-        mask *= 0.75
-    normal = points / (np.linalg.norm(points, axis=-1, keepdims=True) + 1e-6)
-    direction = np.array(light.direction, np.float32)
-    local = rays.rotation.T @ (direction / np.linalg.norm(direction))
-    diffuse = np.clip(normal @ local, 0, 1)
-    sheen = 0.45 * diffuse**6
-    shade = light.ambient * 0.8 + (1 - light.ambient) * 1.1 * diffuse + sheen
-    shade = shade * (0.85 + 0.5 * strands)
-    colour = shade[..., None] * (np.array(hair.colour, np.float32) + 0.03) * np.array(light.colour, np.float32)
-    canvas += mask[..., None] * (colour - canvas)
+def _normal(identity: Identity, plane: Plane, points: FloatArray, at: tuple[FloatArray, FloatArray]) -> FloatArray:
+    axes = np.array([1.0, identity.features.face_length, SKULL_DEPTH], np.float32)
+    normal = points / (axes**2)[:, None, None]
+    normal /= length(normal)
+    front = np.clip(points[2] * 2, 0, 1)
+    for axis, step in enumerate(((1, 0), (0, 1))):
+        slope = cv2.Sobel(plane.relief, cv2.CV_32F, *step, scale=plane.resolution / 8)
+        normal[axis] -= front * _look_up(np.asarray(slope, np.float32), plane, *at)
+    return np.asarray(normal / length(normal))
 
 
-def _strands(points: FloatArray, style: str, rng: np.random.Generator) -> FloatArray:
-    curly = style in ("curly", "cropped")
-    tile = cv2.resize(rng.random((24, 24) if curly else (6, 40), np.float32), (240, 240), interpolation=cv2.INTER_CUBIC)
-    x = (points[..., 0] + 0.35 * points[..., 2]) * 60 + 120
-    y = (points[..., 1] - 0.4 * points[..., 0] ** 2) * 50 + 100
-    return cv2.remap(tile, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+def unit(vector: npt.ArrayLike) -> FloatArray:
+    values = np.asarray(vector, np.float32)
+    return np.asarray(values / np.linalg.norm(values))
 
 
-def _hair_field(identity: Identity, points: FloatArray, strands: FloatArray) -> FloatArray:
-    """Positive where hair grows: above the hairline in front, behind the cheeks at the sides."""
-    hair = identity.hair
-    x, y, z = points[..., 0], points[..., 1], points[..., 2]
-    line = hair.line + 0.38 * x**2 + 0.16 * (strands - 0.5)
-    if hair.style == "side-parted":
-        line = line + 0.22 * np.abs(x - hair.parting) - 0.12
-    if hair.style == "fringe":
-        line = line - 0.2 * x**2
-    front = line - y
-    length = {"bob": 1.0, "long": 3.0, "curly": 0.5, "fringe": 0.2}.get(hair.style, -0.02)
-    sides = np.minimum(length - y, 0.42 - z + 0.1 * (strands - 0.5) + 0.15 * np.clip(-y, -0.3, 1))
-    return np.maximum(front, sides)
+def dot(vectors: FloatArray, direction: FloatArray) -> FloatArray:
+    return np.asarray(vectors[0] * direction[0] + vectors[1] * direction[1] + vectors[2] * direction[2])
+
+
+def length(vectors: FloatArray) -> FloatArray:
+    return np.asarray(np.sqrt(vectors[0] ** 2 + vectors[1] ** 2 + vectors[2] ** 2) + np.float32(1e-6))
 
 
 def landmarks(identity: Identity, expression: Expression, view: View) -> npt.NDArray[np.float32]:
@@ -226,6 +199,10 @@ def face_box(identity: Identity, view: View) -> npt.NDArray[np.float32]:
     ring = np.sqrt(np.maximum(1 - (y / identity.features.face_length) ** 2, 0))
     shell = np.stack([ring * np.sin(angle), y, SKULL_DEPTH * ring * np.cos(angle)], -1).reshape(-1, 3)
     features = identity.features
-    nose = (0.0, features.nose_length, float(skull_depth(identity, 0, features.nose_length)) + features.nose_height)
+    nose = (
+        0.0,
+        features.nose_length,
+        float(skull_depth(identity, 0, features.nose_length)) + features.nose_height,
+    )
     spots = project(identity, view, np.vstack([shell, nose]))
-    return np.concatenate([spots.min(0), spots.max(0)]).astype(np.float32)
+    return np.concatenate([spots.min(0), spots.max(0)], dtype=np.float32)

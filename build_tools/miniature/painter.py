@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from build_tools.miniature.backgrounds import BACKGROUNDS, random_background, random_colour
+from build_tools.miniature.backgrounds import BACKGROUNDS, random_background
 from build_tools.miniature.body import CLOTHES, Clothes, draw_behind, draw_body, draw_ears, draw_glasses
-from build_tools.miniature.head import Light, Pose, View, cast_rays, draw_face, draw_hair, face_box, landmarks
+from build_tools.miniature.hair import draw_hair
+from build_tools.miniature.head import Light, Pose, View, cast_rays, draw_face, face_box, landmarks
 from build_tools.miniature.people import Colour, Identity
-from build_tools.miniature.styles import STYLES, apply_style
+from build_tools.miniature.styles import STYLES, apply_style, to_bytes
 from build_tools.miniature.texture import Expression
 
 ImageArray = npt.NDArray[np.uint8]
@@ -109,7 +110,7 @@ def paint(identity: Identity, scene: Scene, size: int) -> Portrait:
     rng = np.random.default_rng(scene.background_seed)
     picture = random_background(scene.background, size, size, rng)
     if scene.background in ("photo", "clutter"):
-        picture = cv2.GaussianBlur(picture, (0, 0), 0.012 * size)
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.012 * size), np.uint8)
     view = View((scene.centre[0] * size, scene.centre[1] * size), scene.scale * size, scene.appearance.pose)
     face = draw_person(picture, identity, scene.appearance, view)
     return Portrait(apply_style(picture, scene.style), face, describe(identity, scene))
@@ -121,10 +122,10 @@ def draw_person(picture: ImageArray, identity: Identity, appearance: Appearance,
     if x1 > x0 and y1 > y0:
         enlarge = max(1, int(np.ceil(_SMALLEST_SCALE / view.scale)))
         area = picture[y0:y1, x0:x1]
-        big = cv2.resize(area, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_LINEAR) if enlarge > 1 else area
+        big = cv2.resize(area, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_LINEAR)
         centre = tuple((np.array(view.centre) + 0.5) * enlarge - 0.5)
         near = View((float(centre[0]), float(centre[1])), view.scale * enlarge, view.pose)
-        drawn = _draw_layers(big, identity, appearance, near, (x0 * enlarge, y0 * enlarge))
+        drawn = _draw_layers(np.asarray(big, np.uint8), identity, appearance, near, (x0 * enlarge, y0 * enlarge))
         picture[y0:y1, x0:x1] = cv2.resize(drawn, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
     return Face(face_box(identity, view), landmarks(identity, appearance.expression, view))
 
@@ -159,7 +160,7 @@ def _draw_layers(
         glasses = np.ascontiguousarray(head)
         draw_glasses(glasses, identity, view, corner)
         head[:] = glasses
-    return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+    return to_bytes(canvas * 255 + 0.5)
 
 
 def describe(identity: Identity, scene: Scene) -> str:

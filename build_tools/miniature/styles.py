@@ -14,23 +14,28 @@ def apply_style(picture: ImageArray, style: str) -> ImageArray:
         return picture
     if style == "oil painting":
         smooth = cv2.medianBlur(cv2.bilateralFilter(picture, 5, 40, 4), 5)
-        return np.clip(smooth.astype(np.float32) * 1.08 - 4, 0, 255).astype(np.uint8)
+        return to_bytes(smooth.astype(np.float32) * 1.08 - 4)
     if style == "pop art":
         levels = np.round(cv2.medianBlur(picture, 3) / 64.0) * 64
         grey = levels.mean(-1, keepdims=True)
-        return np.clip(grey + 1.7 * (levels - grey), 0, 255).astype(np.uint8)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        return to_bytes(grey + 1.7 * (levels - grey))
+    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
     if style == "pencil drawing":
         halo = cv2.GaussianBlur(255 - grey, (0, 0), 2.5)
-        grey = np.clip(grey.astype(np.float32) * 255 / (256.0 - halo) * 0.9 + 0.1 * grey, 0, 255).astype(np.uint8)
+        grey = to_bytes(grey * (229.5 / (256.0 - halo) + 0.1))
     elif style != "black and white photo":
         raise ValueError(f"style must be one of {STYLES}, not {style!r}")
-    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    return np.repeat(grey[..., None], 3, -1)
+
+
+def to_bytes(values: npt.NDArray[np.floating]) -> ImageArray:
+    """The values cut to [0, 255], as uint8."""
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def degrade(picture: ImageArray, rng: np.random.Generator) -> ImageArray:
-    """A random camera: contrast, brightness, white balance, saturation, blur, noise and JPEG; `[h, w, 3]` uint8."""
-    values = picture.astype(np.float32)
+    """The `[h, w, 3]` uint8 picture by a random camera: contrast, white balance, saturation, blur, noise, JPEG."""
+    values: npt.NDArray[np.float32] = picture.astype(np.float32)
     if rng.random() < 0.8:
         gain = np.float32(rng.uniform(0.6, 1.35)) * rng.uniform(0.88, 1.12, 3).astype(np.float32)
         values = (values - 127) * gain + 127 + np.float32(rng.normal(0, 22))
@@ -38,10 +43,10 @@ def degrade(picture: ImageArray, rng: np.random.Generator) -> ImageArray:
         grey = values.mean(-1, keepdims=True)
         values = grey + np.float32(rng.choice((0.0, 0.5, 1.5))) * (values - grey)
     if rng.random() < 0.4:
-        values = cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.3, 1.6)))
+        values = np.asarray(cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.3, 1.6))), np.float32)
     if rng.random() < 0.4:
         values = values + rng.standard_normal(values.shape, np.float32) * np.float32(rng.uniform(1, 12))
-    result = np.clip(values, 0, 255).astype(np.uint8)
+    result = to_bytes(values)
     if rng.random() < 0.4:
         quality = int(rng.integers(30, 95))
         coded = cv2.imencode(".jpg", result, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]

@@ -6,12 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from build_tools.miniature.people import Colour, Identity, darker
-
-FloatArray = npt.NDArray[np.float32]
-HALF_WIDTH = 1.25
-HALF_HEIGHT = 1.65
-_SHIFT = 5
+from build_tools.miniature.people import Identity, darker
+from build_tools.miniature.plane import Plane, ellipse
 
 
 @dataclass(frozen=True)
@@ -23,50 +19,6 @@ class Expression:
     eyes_open: float = 1.0
     brow_raise: float = 0.0
     gaze: tuple[float, float] = (0.0, 0.0)
-
-
-class Plane:
-    """A float canvas over X in [-1.25, 1.25], Y in [-1.65, 1.65] head units, drawn on with soft masks."""
-
-    def __init__(self, resolution: int, colour: Colour) -> None:
-        self.resolution = resolution
-        size = (round(2 * HALF_HEIGHT * resolution), round(2 * HALF_WIDTH * resolution))
-        self.albedo = np.empty((*size, 3), np.float32)
-        self.albedo[:] = colour
-        self.relief = np.zeros(size, np.float32)
-        self.x = (np.arange(size[1], dtype=np.float32) + 0.5) / resolution - HALF_WIDTH
-        self.y = (np.arange(size[0], dtype=np.float32) + 0.5) / resolution - HALF_HEIGHT
-
-    def tint(self, points: npt.ArrayLike, colour: Colour, opacity: float, softness: float = 0.0) -> None:
-        """Lay a colour over a polygon `[n, 2]` in head units, its edge blurred by `softness` head units."""
-        polygon = np.asarray(points, np.float64)
-        margin = 2.5 * softness + 2.5 / self.resolution
-        low = polygon.min(0) - margin + (HALF_WIDTH, HALF_HEIGHT)
-        high = polygon.max(0) + margin + (HALF_WIDTH, HALF_HEIGHT)
-        x0, y0 = np.maximum(np.floor(low * self.resolution), 0).astype(int)
-        x1, y1 = np.ceil(high * self.resolution).astype(int)
-        area = self.albedo[y0:y1, x0:x1]
-        if area.size == 0:
-            return
-        mask = np.zeros(area.shape[:2], np.uint8)
-        corners = (polygon + (HALF_WIDTH, HALF_HEIGHT)) * self.resolution - (x0 + 0.5, y0 + 0.5)
-        cv2.fillPoly(mask, [np.round(corners * 2**_SHIFT).astype(np.int32)], 255, cv2.LINE_AA, _SHIFT)
-        if softness * self.resolution > 0.4:
-            mask = cv2.GaussianBlur(mask, (0, 0), softness * self.resolution)
-        weight = mask[..., None] * np.float32(opacity / 255)
-        area += weight * (np.array(colour, np.float32) - area)
-
-    def bump(self, centre: tuple[float, float], radii: tuple[float, float], height: float) -> None:
-        """Add a Gaussian hill of this height and these standard deviations to the relief."""
-        across = np.exp(-0.5 * ((self.x - centre[0]) / radii[0]) ** 2)
-        down = np.exp(-0.5 * ((self.y - centre[1]) / radii[1]) ** 2)
-        self.relief += np.float32(height) * np.outer(down, across)
-
-
-def ellipse(centre: tuple[float, float], radii: tuple[float, float], count: int = 24) -> npt.NDArray[np.float64]:
-    """Corners `[count, 2]` of an upright ellipse."""
-    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return np.stack([centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle)], 1)
 
 
 def mouth_corners(identity: Identity, expression: Expression) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -158,11 +110,15 @@ def _eye(plane: Plane, identity: Identity, expression: Expression, side: float) 
     almond = np.concatenate([upper, lower[::-1]])
     plane.tint(almond, (0.90, 0.88, 0.86), 0.95)
     _iris(plane, identity, expression, (float(centre[0]), float(centre[1])), (upper, lower))
-    lid = np.concatenate([upper - (0, 0.022), (upper + (0, 0.012))[::-1]])
+    lid = np.concatenate([upper - _down(0.022), (upper + _down(0.012))[::-1]])
     plane.tint(lid, darker(skin, 0.22), 0.9, 0.006)
-    plane.tint(np.concatenate([lower, (lower + (0, 0.018))[::-1]]), darker(skin, 0.5), 0.5, 0.008)
-    crease = upper - (0, 0.065)
-    plane.tint(np.concatenate([crease, (crease + (0, 0.018))[::-1]]), darker(skin, 0.6), 0.6, 0.01)
+    plane.tint(np.concatenate([lower, (lower + _down(0.018))[::-1]]), darker(skin, 0.5), 0.5, 0.008)
+    crease = upper - _down(0.065)
+    plane.tint(np.concatenate([crease, (crease + _down(0.018))[::-1]]), darker(skin, 0.6), 0.6, 0.01)
+
+
+def _down(length: float) -> npt.NDArray[np.float64]:
+    return np.array((0.0, length))
 
 
 def _iris(
@@ -174,7 +130,11 @@ def _iris(
 ) -> None:
     half = identity.features.eye_width
     middle = (centre[0] + expression.gaze[0] * half * 0.4, centre[1] + expression.gaze[1] * half * 0.15 - 0.02)
-    for radius, colour in ((0.50, darker(identity.eye_colour, 0.5)), (0.42, identity.eye_colour), (0.2, (0.02,) * 3)):
+    for radius, colour in (
+        (0.50, darker(identity.eye_colour, 0.5)),
+        (0.42, identity.eye_colour),
+        (0.2, (0.02,) * 3),
+    ):
         disc = ellipse(middle, (radius * half, radius * half))
         top = np.interp(disc[:, 0], lids[0][:, 0], lids[0][:, 1])
         bottom = np.interp(disc[:, 0], lids[1][:, 0], lids[1][:, 1])
@@ -248,6 +208,8 @@ def _relief(plane: Plane, identity: Identity, expression: Expression) -> None:
         plane.bump((side * features.eye_spacing, features.eye_height + 0.02), (0.13, 0.07), 0.05)
         brow = features.eye_height - features.brow_gap
         plane.bump((side * features.eye_spacing * 0.9, brow), (0.25, 0.08), 0.06)
-        plane.bump((side * 0.55, 0.28 - 0.06 * expression.smile), (0.2, 0.17), 0.05 + 0.05 * max(expression.smile, 0))
+        plane.bump(
+            (side * 0.55, 0.28 - 0.06 * expression.smile), (0.2, 0.17), 0.05 + 0.05 * max(expression.smile, 0)
+        )
     plane.bump((0, features.mouth_height), (0.26, 0.15), 0.09)
     plane.bump((0, features.face_length - 0.22), (0.2, 0.13), 0.09)

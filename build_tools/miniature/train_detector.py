@@ -1,0 +1,174 @@
+"""Train the miniature face detector on drawn faces, LFW's small faces, and pictures without faces.
+
+Nothing of scikit-image's astronaut, camera, coffee, rocket and brick, nor of insightface's t1.jpg, is trained
+on. They were looked at to choose the data's mix and the checkpoint: the detector's figures on them are an
+acceptance of a toy, not an estimate of how it does elsewhere.
+
+Run `python -m build_tools.miniature.train_detector WORKDIR`; started again it goes on from its checkpoint.
+"""
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from build_tools.miniature.crowds import MOST_FACES, SIDE, draw_crowd
+from build_tools.miniature.detector import INPUT_MEAN, INPUT_STD, Detector
+from build_tools.miniature.detector_loss import Anchors, detection_loss
+
+CROP = 256
+
+
+def make_pool(folder: Path, size: int, workers: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """`size` training pictures `[size, 320, 320, 3]` and their faces `[size, 8, 15]` (NaN: none), kept on disk."""
+    pictures_path, faces_path = folder / f"pictures-{size}.npy", folder / f"faces-{size}.npy"
+    if not faces_path.exists():
+        pictures = np.lib.format.open_memmap(pictures_path, "w+", np.uint8, (size, SIDE, SIDE, 3))
+        faces = np.full((size, MOST_FACES, 15), np.nan, np.float32)
+        with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as executor:
+            crowds = executor.map(draw_crowd, range(size), chunksize=16)
+            for index, crowd in enumerate(tqdm(crowds, "drawing", size)):
+                pictures[index] = crowd.picture
+                faces[index, : len(crowd.faces)] = crowd.faces
+        pictures.flush()
+        np.save(faces_path, faces)
+    return np.load(pictures_path, mmap_mode="r"), np.load(faces_path)
+
+
+def batch_of(
+    pool: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]], step: int, size: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Batch number `step`: images `[size, 3, 256, 256]` as the detector takes them, and their faces."""
+    rng = np.random.default_rng([step, 0xBA])
+    images, faces = [], []
+    for index in rng.integers(len(pool[0]), size=size):
+        picture, rows = _vary(pool[0][index], pool[1][index], rng)
+        images.append(picture)
+        faces.append(torch.from_numpy(rows))
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    return (stacked - INPUT_MEAN) / INPUT_STD, faces
+
+
+def _vary(
+    picture: npt.NDArray[np.uint8], rows: npt.NDArray[np.float32], rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    rows = rows[~np.isnan(rows[:, 0])].copy()
+    x, y = rng.integers(0, SIDE - CROP + 1, 2)
+    picture = picture[y : y + CROP, x : x + CROP]
+    rows[:, :14] -= np.tile((x, y), 7)
+    if rng.random() < 0.5:
+        picture, rows = picture[:, ::-1], mirrored(rows, CROP)
+    if rng.random() < 0.5:
+        shift = rng.normal(0, 18) + rng.normal(0, 6, 3)
+        picture = np.clip(picture * rng.uniform(0.75, 1.25) + shift, 0, 255).astype(np.uint8)
+    if rng.random() < 0.15:
+        picture = picture[..., rng.permutation(3)]
+    middle = (rows[:, :2] + rows[:, 2:4]) / 2
+    return np.ascontiguousarray(picture), rows[((middle > -4) & (middle < CROP + 4)).all(1)]
+
+
+def mirrored(rows: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    """Faces `[n, 15]` of the mirrored picture; left and right landmarks change places."""
+    result = rows.copy()
+    result[:, [0, 2]] = width - 1 - rows[:, [2, 0]]
+    points = rows[:, 4:14].reshape(-1, 5, 2)[:, [1, 0, 2, 4, 3]]
+    points[..., 0] = width - 1 - points[..., 0]
+    result[:, 4:14] = points.reshape(-1, 10)
+    return result
+
+
+class Trainer:
+    """AdamW with a one-cycle learning rate; an average of the weights over the last steps is what is kept."""
+
+    def __init__(self, steps: int, peak: float = 3e-3) -> None:
+        torch.manual_seed(0)
+        self.detector = Detector()
+        self.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.detector, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
+        )
+        self.optimizer = torch.optim.AdamW(self.detector.parameters(), peak, weight_decay=1e-3)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, peak, steps, pct_start=0.05)
+        self.anchors = Anchors.of(CROP, CROP)
+        self.step = 0
+
+    def learn(self, images: Tensor, faces: list[Tensor]) -> dict[str, float]:
+        self.detector.train()
+        outputs = self.detector(images.contiguous(memory_format=torch.channels_last))
+        losses = detection_loss(outputs, faces, self.anchors)
+        total = losses["score"] + 2 * losses["box"] + 4 * losses["landmark"]
+        self.optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.detector.parameters(), 5.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update_parameters(self.detector)
+        self.step += 1
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def begin_with(self, path: Path) -> None:
+        weights = {name: value.float() for name, value in load_file(path).items()}
+        self.detector.load_state_dict(weights, strict=False)
+        self.average.module.load_state_dict(weights, strict=False)
+
+    def save(self, path: Path) -> None:
+        parts = ("detector", "average", "optimizer", "schedule")
+        state = {name: getattr(self, name).state_dict() for name in parts} | {"step": self.step}
+        torch.save(state, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        self.step = state.pop("step")
+        for name, values in state.items():
+            getattr(self, name).load_state_dict(values)
+
+
+def save_weights(detector: torch.nn.Module, path: Path) -> None:
+    """Float16 safetensors of all weights and BatchNorm statistics."""
+    weights = {name: value.half() for name, value in detector.state_dict().items() if value.is_floating_point()}
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+
+
+def train(folder: Path, steps: int, pool_size: int, batch: int, workers: int, start: Path | None = None) -> Path:
+    """Train in `folder`, from the weights in `start` if given, and return the path of the new weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = make_pool(folder, pool_size, workers)
+    trainer, checkpoint = Trainer(steps), folder / "detector.pt"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+    elif start is not None:
+        trainer.begin_with(start)
+    with tqdm(total=steps, initial=trainer.step, desc="training", mininterval=5) as progress:
+        while trainer.step < steps:
+            losses = trainer.learn(*batch_of(pool, trainer.step, batch))
+            progress.update()
+            progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
+            if trainer.step % 200 == 0 or trainer.step == steps:
+                trainer.save(checkpoint)
+                save_weights(trainer.average.module, folder / "detector.safetensors")
+    return folder / "detector.safetensors"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--pool-size", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--start", type=Path, help="weights to start from")
+    torch.set_num_threads(2)
+    print(train(**vars(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The miniature face networks, read and run by insightface itself.
+
+The detector's and the training data's choices were made while looking at these pictures, though none of them was
+trained on: this is the acceptance of a toy, not an estimate of its quality.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import skimage.data
+from insightface.model_zoo import get_model
+from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+from insightface.model_zoo.scrfd import SCRFD
+from PIL import Image
+
+from build_tools.miniature.backgrounds import BACKGROUNDS, random_background
+from build_tools.miniature.faces import write_detector, write_recogniser
+from build_tools.miniature.head import View
+from build_tools.miniature.painter import draw_person, paint, random_appearance, random_scene
+from build_tools.miniature.people import random_identity
+from build_tools.miniature.styles import STYLES
+
+ImageArray = npt.NDArray[np.uint8]
+ASTRONAUT_BOX = np.array((181.0, 78.0, 271.0, 179.0))
+ASTRONAUT_LANDMARKS = np.array([(204, 101), (246, 103), (225, 128), (205, 141), (243, 142)])
+UNSEEN = 100_000
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("faces")
+    write_detector(folder / "detector.onnx")
+    write_recogniser(folder / "recogniser.onnx")
+    return folder / "detector.onnx", folder / "recogniser.onnx"
+
+
+@pytest.fixture(scope="module")
+def detector(files: tuple[Path, Path]) -> SCRFD:
+    model = get_model(str(files[0]), providers=["CPUExecutionProvider"])
+    assert isinstance(model, SCRFD)
+    model.prepare(ctx_id=-1, input_size=(640, 640), det_thresh=0.5, nms_thresh=0.4)
+    return model
+
+
+@pytest.fixture(scope="module")
+def recogniser(files: tuple[Path, Path]) -> ArcFaceONNX:
+    model = get_model(str(files[1]), providers=["CPUExecutionProvider"])
+    assert isinstance(model, ArcFaceONNX)
+    return model
+
+
+def bgr(picture: ImageArray) -> ImageArray:
+    return np.ascontiguousarray(np.stack([picture] * 3, -1) if picture.ndim == 2 else picture[..., 2::-1])
+
+
+def overlap(first: npt.NDArray, second: npt.NDArray) -> float:
+    inter = np.maximum(0, np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])).prod()
+    return float(inter / ((first[2:] - first[:2]).prod() + (second[2:] - second[:2]).prod() - inter))
+
+
+@pytest.mark.parametrize("side", [512, 1280])
+def test_finds_the_astronaut(detector: SCRFD, side: int) -> None:
+    picture = np.asarray(Image.fromarray(skimage.data.astronaut()).resize((side, side), Image.Resampling.BILINEAR))
+    boxes, landmarks = detector.detect(bgr(picture), input_size=(640, 640))
+    assert len(boxes) == 1
+    assert boxes[0, 4] >= 0.65
+    assert overlap(boxes[0, :4] * 512 / side, ASTRONAUT_BOX) >= 0.5
+    assert np.linalg.norm(landmarks[0] * 512 / side - ASTRONAUT_LANDMARKS, axis=1).max() <= 12
+
+
+@pytest.mark.parametrize("name", ["coffee", "rocket", "brick", "chelsea", "camera"])
+def test_finds_no_face_where_none_is(detector: SCRFD, name: str) -> None:
+    boxes, _ = detector.detect(bgr(getattr(skimage.data, name)()), input_size=(640, 640))
+    assert len(boxes) == 0
+
+
+def test_finds_a_close_up_at_128(detector: SCRFD) -> None:
+    close = skimage.data.astronaut()[60:200, 156:296]
+    boxes, landmarks = detector.detect(bgr(close), input_size=(128, 128))
+    assert len(boxes) == 1
+    assert np.linalg.norm(landmarks[0] + (156, 60) - ASTRONAUT_LANDMARKS, axis=1).max() <= 12
+
+
+def test_finds_drawn_people(detector: SCRFD) -> None:
+    found = 0
+    for number in range(20):
+        portrait = paint(random_identity(UNSEEN + number), random_scene(UNSEEN + number, "photo"), 256)
+        boxes, landmarks = detector.detect(bgr(portrait.picture), input_size=(640, 640))
+        if len(boxes) == 1 and overlap(boxes[0, :4], portrait.face.box) > 0.6:
+            reach = portrait.face.box[2] - portrait.face.box[0]
+            found += bool(np.linalg.norm(landmarks[0] - portrait.face.landmarks, axis=1).max() < 0.15 * reach)
+    assert found >= 17
+
+
+def test_detector_has_the_published_form(files: tuple[Path, Path]) -> None:
+    graph = onnx.load(files[0]).graph
+    assert graph.input[0].name == "input.1"
+    assert [output.type.tensor_type.shape.dim[1].dim_value for output in graph.output] == [1] * 3 + [4] * 3 + [
+        10
+    ] * 3
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+    assert files[0].stat().st_size < 4.2e6
+
+
+def test_insightface_finds_the_recogniser_s_scaling(recogniser: ArcFaceONNX) -> None:
+    assert (recogniser.input_mean, recogniser.input_std) == (127.5, 127.5)
+    assert recogniser.input_size == (112, 112)
+
+
+def test_recogniser_tells_unseen_people_apart(recogniser: ArcFaceONNX) -> None:
+    persons, shots = 20, 4
+    raw = np.stack([_embedding(recogniser, UNSEEN + i // shots, i) for i in range(persons * shots)])
+    lengths = np.linalg.norm(raw, axis=1)
+    assert 8 < lengths.min() < lengths.max() < 35
+    cosine = (raw / lengths[:, None]) @ (raw / lengths[:, None]).T
+    person = np.arange(persons * shots) // shots
+    pairs = np.triu(np.ones_like(cosine, bool), 1)
+    same = cosine[pairs & (person[:, None] == person)]
+    different = cosine[pairs & (person[:, None] != person)]
+    assert (same[:, None] > different).mean() > 0.95
+
+
+def _embedding(recogniser: ArcFaceONNX, person: int, shot: int) -> npt.NDArray[np.float32]:
+    portrait = paint(random_identity(person), random_scene(UNSEEN + shot, "photo"), 192)
+    return np.asarray(recogniser.get(bgr(portrait.picture), _Face(portrait.face.landmarks)), np.float32)
+
+
+class _Face(dict):
+    """What `ArcFaceONNX.get` asks of a face: attribute access to `kps`, and a place for `embedding`."""
+
+    def __init__(self, kps: npt.NDArray[np.float32]) -> None:
+        super().__init__()
+        self.kps = kps
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_painter_repeats_itself(style: str) -> None:
+    first, second = (paint(random_identity(3), random_scene(7, style), 96) for _ in range(2))
+    assert first.picture.shape == (96, 96, 3)
+    assert first.picture.dtype == np.uint8
+    np.testing.assert_array_equal(first.picture, second.picture)
+    np.testing.assert_array_equal(first.face.landmarks, second.face.landmarks)
+    assert first.caption == second.caption
+    other = paint(random_identity(4), random_scene(7, style), 96)
+    assert (other.picture != first.picture).any()
+
+
+@pytest.mark.parametrize("kind", BACKGROUNDS)
+def test_backgrounds_have_the_asked_size(kind: str) -> None:
+    picture = random_background(kind, 70, 40, np.random.default_rng(0))
+    assert picture.shape == (40, 70, 3)
+    assert picture.dtype == np.uint8
+
+
+def test_unknown_background_and_style_are_named() -> None:
+    with pytest.raises(ValueError, match="not 'sea'"):
+        random_background("sea", 8, 8, np.random.default_rng(0))
+
+
+def test_landmarks_lie_in_order_inside_the_box() -> None:
+    for seed in range(30):
+        face = paint(random_identity(seed), random_scene(seed), 64).face
+        left_eye, right_eye, nose, left_mouth, right_mouth = face.landmarks
+        assert left_eye[0] < right_eye[0]
+        assert left_mouth[0] < right_mouth[0]
+        assert max(left_eye[1], right_eye[1]) < nose[1] + 6
+        assert (face.landmarks > face.box[:2] - 2).all()
+        assert (face.landmarks < face.box[2:] + 2).all()
+
+
+def test_drawing_far_outside_changes_nothing() -> None:
+    picture = np.full((40, 40, 3), 90, np.uint8)
+    appearance = random_appearance(np.random.default_rng(0))
+    draw_person(picture, random_identity(0), appearance, View((-500.0, -500.0), 12.0, appearance.pose))
+    assert (picture == 90).all()
