@@ -48,5 +48,6 @@ def _hair_field(identity: Identity, points: FloatArray, strands: FloatArray) -> 
         line = line - 0.2 * x**2
     front = line - y
     drop = {"bob": 1.0, "long": 3.0, "curly": 0.5, "fringe": 0.2}.get(hair.style, -0.02)
-    sides = np.minimum(drop - y, 0.42 - z + 0.1 * (strands - 0.5) + 0.15 * np.clip(-y, -0.3, 1))
+    beside = 0.42 - z + 4 * np.maximum(np.abs(x) - 0.86, 0) + 0.1 * (strands - 0.5) + 0.15 * np.clip(-y, -0.3, 1)
+    sides = np.minimum(np.minimum(drop - y, beside), np.abs(x) - 0.6 * np.clip(y, 0, 1))
     return np.asarray(np.maximum(front, sides))
