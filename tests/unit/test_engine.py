@@ -57,27 +57,19 @@ class Bench:
         self.engine = Engine(
             self.denoiser, policy, lambda job, name: name, max_rows=max_rows, clock=lambda: self.denoiser.now
         )
-        self.threads = []
 
     def add(self, name, steps, size=SIZE, rows=1, **fields):
         job = {"name": name, "steps": steps, "size": size, "rows": rows, **fields.pop("job", {})}
         said = self.heard.setdefault(name, [])
         answer = Answer(lambda outcome: said.append((outcome, self.denoiser.now)))
         task = Task(job, size, rows, steps, answer, request_id=name, **fields)
-        thread = threading.Thread(target=self.engine.submit, args=([task],), daemon=True)
-        thread.start()
-        self.threads.append(thread)
-        while task not in self.engine._waiting and thread.is_alive():
-            pass
+        self.engine.offer([task])
         return task
 
     def finish(self):
         while not self.engine.idle:
             self.engine.step()
         self.engine.close()
-        for thread in self.threads:
-            thread.join(5)
-            assert not thread.is_alive()
         assert all(len(said) == 1 for said in self.heard.values()), self.heard
         return {name: said[0][0] for name, said in self.heard.items()}
 
@@ -176,15 +168,32 @@ def test_a_newcomer_gets_no_credit_for_having_been_away():
     assert turns.count("old") == 5
 
 
-def test_rows_in_memory_are_bounded_and_submit_waits():
+def test_rows_in_memory_are_bounded():
     bench = Bench(max_rows=4)
     first = bench.add("first", 2, rows=4)
     second = bench.add("second", 2, rows=4)
     bench.engine.step()
     assert first.state is not None
     assert second.state is None
-    assert bench.threads[1].is_alive()
     assert bench.finish() == {"first": "first", "second": "second"}
+
+
+def test_submit_returns_once_the_task_has_been_started():
+    bench = Bench(max_rows=1)
+    bench.add("running", 3)
+    bench.engine.step()
+    task = Task({"name": "next", "size": SIZE, "steps": 1, "rows": 1}, SIZE, 1, 1, Answer(print))
+    thread = threading.Thread(target=bench.engine.submit, args=([task],), daemon=True)
+    thread.start()
+    while len(bench.engine._tasks()) < 2:
+        thread.join(0.01)
+    bench.engine.step()
+    assert thread.is_alive()
+    bench.engine.step()
+    bench.engine.step()
+    thread.join(5)
+    assert not thread.is_alive()
+    bench.finish()
 
 
 def test_a_request_larger_than_the_memory_bound_runs_alone():

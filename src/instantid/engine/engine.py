@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from instantid.engine.policy import Policy
@@ -31,7 +31,7 @@ class Engine:
         encode: Encode,
         *,
         max_rows: int,
-        encoders: int = 2,
+        encoders: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._denoiser = denoiser
@@ -39,7 +39,7 @@ class Engine:
         self._encode = encode
         self._max_rows = max_rows
         self._clock = clock
-        self._encoders = ThreadPoolExecutor(encoders, thread_name_prefix="encode")
+        self._encoders = encoders or ThreadPoolExecutor(2, thread_name_prefix="encode")
         self._changed = threading.Condition()
         self._waiting: list[Task] = []
         self._active: list[Task] = []
@@ -49,13 +49,19 @@ class Engine:
     def submit(self, tasks: Iterable[Task]) -> None:
         """Take tasks in; returns once each has been started or has ended, so that later ones queue in Triton."""
         tasks = list(tasks)
+        self.offer(tasks)
+        with self._changed:
+            self._changed.wait_for(lambda: not any(task in self._waiting for task in tasks))
+
+    def offer(self, tasks: Iterable[Task]) -> None:
+        """Take tasks in without waiting for room."""
+        tasks = list(tasks)
         for task in tasks:
             task.arrived = self._clock()
         with self._changed:
             if not self._closed:
                 self._waiting.extend(tasks)
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: not any(task in self._waiting for task in tasks))
                 return
         self._end(tasks, EngineFailure("the server is stopping"))
 

@@ -19,7 +19,7 @@ class Policy:
     arrival makes up for.
     """
 
-    def __init__(self, costs: CostTable, quantum: float = 1.0, ageing: float = 0.1) -> None:
+    def __init__(self, costs: CostTable, quantum: float = 1.0, ageing: float = 0.01) -> None:
         self.costs = costs
         self.quantum = quantum
         self.ageing = ageing
@@ -38,10 +38,14 @@ class Policy:
 
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
         """The next batch: the first task, and others of its size for as long as joining pays."""
-        first, *others = self.order(tasks, now)
+        least = min(self._served.values(), default=0.0)
+        first = min(tasks, key=lambda task: self._rank(task, now, least))
         batch, rows = [first], first.rows
-        for task in others:
-            if task.size == first.size and self.costs.joining_pays(first.size, rows, task.rows):
+        peers = [task for task in tasks if task is not first and task.size == first.size]
+        if not any(self.costs.joining_pays(first.size, rows, n) for n in {task.rows for task in peers}):
+            return batch
+        for task in self.order(peers, now):
+            if self.costs.joining_pays(first.size, rows, task.rows):
                 batch.append(task)
                 rows += task.rows
         return batch

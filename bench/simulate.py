@@ -1,0 +1,237 @@
+"""The serving engine under a simulated clock: waiting times per class, against three other ways to schedule.
+
+The engine and its policy are the ones that serve; only the clock and the denoiser are simulated. Run
+`python bench/simulate.py --help`. Step costs are seconds from `COSTS`: 19.5 TFLOP for the two rows of a step with
+guidance at 1024x1024 at 450 TFLOP/s, and the published gains of batching (H200: 1.02x at 1024x1024, 1.8-3.2x at
+512x512); `--costs FILE` takes a table that a GPU wrote.
+"""
+
+import random
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from instantid.engine import Answer, CostTable, Engine, Policy, Task
+from instantid.engine.task import Size
+
+LARGE, SMALL = (1024, 1024), (512, 512)
+STEP, SMALL_STEP = 0.0433, 0.0118
+COSTS = CostTable(
+    {
+        LARGE: ((2, STEP), (4, 2 * STEP / 1.02), (8, 4 * STEP / 1.02)),
+        SMALL: (
+            (2, SMALL_STEP),
+            (4, 2 * SMALL_STEP / 1.82),
+            (8, 4 * SMALL_STEP / 2.77),
+            (16, 8 * SMALL_STEP / 3.2),
+        ),
+    }
+)
+DECODE_STEPS = 0.4
+"""Decoding one picture, in steps of its size (10.5 TFLOP in bfloat16 against 19.5 in float16)."""
+
+
+@dataclass(frozen=True)
+class Class:
+    """A kind of request: its share of all requests and what it asks for."""
+
+    name: str
+    share: float
+    steps: int
+    size: Size = LARGE
+    tenant: str = "a"
+    priority_level: int = 2
+
+
+TENANTS = tuple(Class(f"tenant {name}", 0.2, 30, tenant=name) for name in "abcd")
+MIXES: dict[str, tuple[Class, ...]] = {
+    "steps": (Class("30 steps", 0.8, 30), Class("8 steps", 0.2, 8)),
+    "three": (Class("30 steps", 0.5, 30), Class("8 steps", 0.3, 8), Class("50 steps", 0.2, 50)),
+    "sizes": (Class("1024x1024", 0.4, 30), Class("512x512", 0.6, 30, SMALL)),
+    "priorities": (Class("urgent", 0.1, 30, priority_level=1), Class("normal", 0.9, 30)),
+    "tenants": TENANTS,
+    "flood": (*TENANTS, Class("flood", 2.0, 30, tenant="flood")),
+}
+"""`flood` adds a tenant that sends ten times the others' share; its load comes on top of theirs."""
+
+
+class FirstCome(Policy):
+    """First come, first served, one request at a time to its end."""
+
+    limit = 1
+
+    def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
+        first, *others = sorted(tasks, key=lambda task: task.arrived)
+        return [first, *(task for task in others if task.size == first.size)][: self.limit]
+
+    def order(self, tasks: Collection[Task], now: float) -> list[Task]:
+        return sorted(tasks, key=lambda task: task.arrived)
+
+
+class StepLevelFirstCome(FirstCome):
+    """First come, first served, up to four requests a step; later ones join at step boundaries."""
+
+    limit = 4
+
+
+class RequestBatches(StepLevelFirstCome):
+    """Batches of up to four that run to the end before the next one forms."""
+
+    def __init__(self, costs: CostTable, **options: float) -> None:
+        super().__init__(costs, **options)
+        self._batch: list[Task] = []
+
+    def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
+        self._batch = [task for task in self._batch if task in tasks] or super().pick(tasks, now)
+        return self._batch
+
+
+POLICIES: dict[str, Callable[..., Policy]] = {
+    "first come, one at a time": FirstCome,
+    "request batches of 4": RequestBatches,
+    "step-level, first come": StepLevelFirstCome,
+    "this engine": Policy,
+}
+
+
+@dataclass
+class Work:
+    """State of a simulated request."""
+
+    rows: int
+    steps_left: int
+    size: Size
+    failure: None = None
+
+
+class SimulatedDenoiser:
+    """Advances the clock by what the table says a step and a decode cost."""
+
+    def __init__(self, costs: CostTable) -> None:
+        self.costs = costs
+        self.now = 0.0
+
+    def start(self, job: Class) -> Work:
+        return Work(2, job.steps, job.size)
+
+    def step(self, states: Sequence[Work]) -> None:
+        self.now += self.costs.step(states[0].size, sum(state.rows for state in states))
+        for state in states:
+            state.steps_left -= 1
+
+    def finish(self, state: Work) -> None:
+        self.now += DECODE_STEPS * self.costs.step(state.size, 2)
+
+
+class Inline(Executor):
+    """Runs what it is given at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        fn(*args, **kwargs)
+        return Future()
+
+
+def solo(costs: CostTable, kind: Class) -> float:
+    """Seconds of a request of this class alone on the device."""
+    return (kind.steps + DECODE_STEPS) * costs.step(kind.size, 2)
+
+
+def arrivals(
+    mix: Sequence[Class], costs: CostTable, load: float, requests: int, seed: int
+) -> list[tuple[float, Class]]:
+    """Poisson arrivals at `load` times what one request at a time can serve; a flood comes on top."""
+    rng = random.Random(seed)
+    base = [kind for kind in mix if kind.tenant != "flood"]
+    total = sum(kind.share for kind in base)
+    rate = load / sum(kind.share / total * solo(costs, kind) for kind in base)
+    rate *= sum(kind.share for kind in mix) / total
+    kinds = rng.choices(mix, [kind.share for kind in mix], k=requests)
+    times = np.cumsum([rng.expovariate(rate) for _ in range(requests)])
+    return list(zip(times.tolist(), kinds, strict=True))
+
+
+def simulate(
+    policy: Policy, costs: CostTable, work: Sequence[tuple[float, Class]], max_rows: int
+) -> dict[str, Any]:
+    """Seconds from arrival to answer of every request, by class name."""
+    denoiser = SimulatedDenoiser(costs)
+    engine = Engine(
+        denoiser,
+        policy,
+        lambda job, pictures: None,
+        max_rows=max_rows,
+        encoders=Inline(),
+        clock=lambda: denoiser.now,
+    )
+    seconds: dict[str, list[float]] = {kind.name: [] for _, kind in work}
+    i = 0
+    while i < len(work) or not engine.idle:
+        if engine.idle:
+            denoiser.now = max(denoiser.now, work[i][0])
+        while i < len(work) and work[i][0] <= denoiser.now:
+            offer(engine, denoiser, seconds, *work[i])
+            i += 1
+        engine.step()
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def offer(
+    engine: Engine, denoiser: SimulatedDenoiser, seconds: dict[str, list[float]], time: float, kind: Class
+) -> None:
+    answer = Answer(lambda _: seconds[kind.name].append(denoiser.now - time))
+    engine.offer(
+        [Task(kind, kind.size, 2, kind.steps, answer, tenant=kind.tenant, priority_level=kind.priority_level)]
+    )
+
+
+def main(
+    requests: Annotated[int, typer.Option(help="Requests simulated for each policy.")] = 20000,
+    load: Annotated[float, typer.Option(help="Share of what one request at a time can serve.")] = 0.9,
+    mix: Annotated[str, typer.Option(help="One of " + ", ".join(MIXES))] = "steps",
+    max_rows: Annotated[int, typer.Option(help="Rows in memory, 2 a request.")] = 64,
+    seed: int = 0,
+    costs: Annotated[Path | None, typer.Option(help="Cost table as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the distributions as a picture.")] = None,
+) -> None:
+    """Print mean, p50 and p99 seconds per class for each policy."""
+    table = CostTable.load(costs) if costs else COSTS
+    work = arrivals(MIXES[mix], table, load, requests, seed)
+    results = {name: simulate(make(table), table, work, max_rows) for name, make in POLICIES.items()}
+    show(results, {kind.name: solo(table, kind) for kind in MIXES[mix]})
+    if plot:
+        draw(results, plot)
+
+
+def show(results: dict[str, dict[str, Any]], alone: dict[str, float]) -> None:
+    table = Table("policy", "class", "alone", "mean", "p50", "p95", "p99")
+    for policy, classes in results.items():
+        for name, seconds in sorted(classes.items()):
+            values = (alone[name], seconds.mean(), *np.percentile(seconds, (50, 95, 99)))
+            table.add_row(policy, name, *(f"{value:.2f}" for value in values))
+    Console().print(table)
+
+
+def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """Share of requests not yet answered against seconds, logarithmic, one panel per class."""
+    from matplotlib.figure import Figure
+
+    names = sorted(next(iter(results.values())))
+    figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for policy, classes in results.items():
+            seconds = np.sort(classes[name])
+            axis.step(seconds, 1 - np.arange(len(seconds)) / len(seconds), label=policy)
+        axis.set(xscale="log", yscale="log", title=name, xlabel="seconds", ylabel="share still waiting")
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    typer.run(main)
