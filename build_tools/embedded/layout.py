@@ -62,7 +62,7 @@ def child_environment(extra: dict[str, str]) -> dict[str, str]:
     """
     environment = {**os.environ, **extra}
     bundled = package_root().parents[1] / "nvidia_pytriton.libs"
-    libraries = [str(bundled), *map(str, _library_folders()), environment.get("LD_LIBRARY_PATH", "")]
+    libraries = [str(bundled), environment.get("LD_LIBRARY_PATH", ""), *map(str, _library_folders())]
     environment["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
     return environment

@@ -159,14 +159,25 @@ class EmbeddedServer:
         self._lock = lock
 
     def _launch(self) -> None:
-        options = self.options
-        self.ports = choose_ports(options.host, options.ports)
+        self.ports = choose_ports(self.options.host, self.options.ports)
         self._state_path.unlink(missing_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log_path.write_bytes(b"")
+        spec_path = self.options.run_dir / "guard.json"
+        self._guard_spec().save(spec_path)
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "build_tools.embedded.guard", str(spec_path)],
+            env=layout.child_environment(dict(self.options.environment)),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=[self._lock.fileno()] if self._lock else [],
+        )
+
+    def _guard_spec(self) -> GuardSpec:
+        options = self.options
         shm_prefix = f"triton_embedded_{os.getpid()}_{secrets.token_hex(4)}_"
         backends = layout.make_backend_directory(options.run_dir / "backends")
-        spec = GuardSpec(
+        return GuardSpec(
             command=layout.command_line(options, self.ports, backends, shm_prefix),
             log=str(self.log_path.resolve()),
             state=str(self._state_path.resolve()),
@@ -175,13 +186,6 @@ class EmbeddedServer:
             parent=os.getpid(),
             exit_timeout=options.exit_timeout,
             supervise=options.supervise,
-        )
-        spec.save(spec_path := options.run_dir / "guard.json")
-        self._guard = subprocess.Popen(
-            [sys.executable, "-m", "build_tools.embedded.guard", str(spec_path)],
-            env=layout.child_environment(dict(options.environment)),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
         )
 
     def _is_ready(self) -> bool:
