@@ -21,5 +21,5 @@ class Settings(BaseSettings):
         description="Of UNet, IdentityNet and text encoders; auto: float16 on a GPU, float32 on a CPU.",
     )
     max_rows: int = Field(16, ge=2, le=256, description="UNet rows in memory at once, per instance.")
-    cpu_threads: int = Field(0, ge=0, le=256, description="Torch threads of a CPU instance; 0: torch's choice.")
+    cpu_threads: int = Field(1, ge=1, le=256, description="Torch threads of one denoiser process.")
     embed_metadata: bool = Field(True, description="Write the parameters into PNG and WebP files.")

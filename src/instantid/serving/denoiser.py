@@ -11,7 +11,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from instantid import contract
-from instantid.diffusion import Job, SdxlDenoiser
+from instantid.diffusion import Job, SdxlDenoiser, count_steps
 from instantid.engine import Answer, Engine, Policy, Task
 from instantid.images import encode_picture
 from instantid.profile import load_profile
@@ -31,8 +31,7 @@ class DenoiserModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = set_up(self.model, args)
-        if self.settings.cpu_threads:
-            torch.set_num_threads(self.settings.cpu_threads)
+        torch.set_num_threads(self.settings.cpu_threads)
         device = choose_device(args)
         denoiser = SdxlDenoiser.load(self.settings.weights, device, choose_dtype(self.settings, device))
         costs = measure(denoiser, load_profile(self.settings.weights), self.settings.max_rows)
@@ -75,7 +74,7 @@ class DenoiserModel:
             job=Job(wanted, embedding, tensors[contract.LANDMARK_PICTURE.name][0]),
             size=(wanted.height, wanted.width),
             rows=wanted.num_images_per_prompt * (2 if wanted.guidance else 1),
-            steps=wanted.num_inference_steps,
+            steps=count_steps(wanted.scheduler, wanted.num_inference_steps),
             answer=answer,
             request_id=wanted.request_id,
             tenant=wanted.tenant,
