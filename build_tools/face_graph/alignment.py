@@ -1,0 +1,143 @@
+"""Faces cut out and turned upright, as insightface's `norm_crop` and cv2 4.11's `warpAffine` do."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from build_tools.face_graph.networks import CROP
+from build_tools.face_graph.ops import Graph, cast, element, ints
+
+TEMPLATE = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)], np.float32
+)
+"""ArcFace's landmarks in the crop: image-left eye, image-right eye, nose, image-left and -right mouth corner."""
+_POSITION_STEPS = 1024
+"""cv2 rounds positions to this part of a pixel (AB_SCALE)..."""
+_WEIGHT_STEPS = 32
+"""...and then cuts them to this one (INTER_TAB_SIZE)."""
+_POSITION_LIMIT = 2**20
+"""Positions in pixels further out are all border; keeps the integers in range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """FP64 [f] of `x' = cosine * x - sine * y + x_shift`, `y' = sine * x + cosine * y + y_shift`.
+
+    Both factors include the scale.
+    """
+
+    cosine: str
+    sine: str
+    x_shift: str
+    y_shift: str
+
+
+def similarity(graph: Graph, landmarks: str) -> Similarity:
+    """Least-squares similarity from landmarks FP32 [f, 5, 2] to the template, without reflection (Umeyama, 1991).
+
+    In the plane the optimal rotation needs no singular values: with centred points as complex numbers it is
+    `sum(conj(p) * q) / sum(|p|^2)`.
+    """
+    points = cast(graph, landmarks, np.float64)
+    template = TEMPLATE.astype(np.float64)
+    goal = template.mean(axis=0)
+    mean = graph.op("ReduceMean", points, axes=[1], keepdims=1)
+    centred = graph.op("Sub", points, mean)
+    spread = _sum(graph, graph.op("Mul", centred, centred))
+    along = _sum(graph, graph.op("Mul", centred, template - goal))
+    across = _sum(graph, graph.op("Mul", centred, (template - goal)[:, ::-1] * [1, -1]))
+    cosine, sine = graph.op("Div", along, spread), graph.op("Div", across, spread)
+    x, y = (element(graph, graph.op("Squeeze", mean, ints(1)), i, axis=1) for i in (0, 1))
+    moved_x = graph.op("Sub", graph.op("Mul", cosine, x), graph.op("Mul", sine, y))
+    moved_y = graph.op("Add", graph.op("Mul", sine, x), graph.op("Mul", cosine, y))
+    return Similarity(cosine, sine, *(graph.op("Sub", goal[i], m) for i, m in enumerate((moved_x, moved_y))))
+
+
+def warp(graph: Graph, images: str, sizes: str, photo_index: str, transform: Similarity) -> str:
+    """Crops FP32 [f, 3, 112, 112] RGB of whole numbers in [0, 255]; zeros where the photo ends.
+
+    Positions are rounded to 1/32 of a pixel and weights are integers, exactly as in cv2.
+    """
+    x, y = _positions(graph, transform)
+    photo_sizes = graph.op("Gather", sizes, photo_index)
+    height, width = (_per_face(graph, element(graph, photo_sizes, i, axis=1), 2) for i in (0, 1))
+    photo = _per_face(graph, photo_index, 2)
+    (x, x_part), (y, y_part) = _split(graph, x), _split(graph, y)
+    sums = None
+    for down, y_weight in ((0, _rest(graph, y_part)), (1, y_part)):
+        for right, x_weight in ((0, _rest(graph, x_part)), (1, x_part)):
+            row, column = (graph.op("Add", near, np.int64(step)) for near, step in ((y, down), (x, right)))
+            weight = graph.op("Mul", y_weight, x_weight)
+            part = _tap(graph, images, (photo, row, column), (height, width), weight)
+            sums = graph.op("Add", sums, part) if sums else part
+    half = graph.op("Add", sums or "", np.float32(_WEIGHT_STEPS**2 / 2))
+    pixels = graph.op("Floor", graph.op("Mul", half, np.float32(1 / _WEIGHT_STEPS**2)))
+    return graph.op("Transpose", pixels, perm=[0, 3, 1, 2])
+
+
+def _positions(graph: Graph, forward: Similarity) -> tuple[str, str]:
+    """x and y in the photo of each crop pixel, INT64 [f, 112, 112] in steps of 1/32 pixel, plus the limit."""
+    cosine, sine = forward.cosine, forward.sine
+    square = graph.op("Add", graph.op("Mul", cosine, cosine), graph.op("Mul", sine, sine))
+    cosine, sine = graph.op("Div", cosine, square), graph.op("Div", sine, square)
+    minus = graph.op("Neg", sine)
+    x_shift = graph.op("Neg", _plus(graph, cosine, forward.x_shift, sine, forward.y_shift))
+    y_shift = graph.op("Neg", _plus(graph, minus, forward.x_shift, cosine, forward.y_shift))
+    x = _grid(graph, cosine, sine, x_shift)
+    y = _grid(graph, minus, cosine, y_shift)
+    return x, y
+
+
+def _grid(graph: Graph, by_column: str, by_row: str, shift: str) -> str:
+    steps = np.arange(CROP, dtype=np.float64)
+    rows = graph.op("Add", graph.op("Mul", _per_face(graph, by_row, 1), steps), _per_face(graph, shift, 1))
+    columns = graph.op("Mul", _per_face(graph, by_column, 1), steps)
+    rows, columns = _fixed(graph, rows, 2), _fixed(graph, columns, 1)
+    offset = _POSITION_LIMIT * _POSITION_STEPS + _POSITION_STEPS // _WEIGHT_STEPS // 2
+    position = graph.op("Add", graph.op("Add", rows, columns), np.int64(offset))
+    return graph.op("Div", position, np.int64(_POSITION_STEPS // _WEIGHT_STEPS))
+
+
+def _fixed(graph: Graph, positions: str, axis: int) -> str:
+    limit = np.float64(_POSITION_LIMIT * _POSITION_STEPS // 4)
+    scaled = graph.op("Round", graph.op("Mul", positions, np.float64(_POSITION_STEPS)))
+    return graph.op("Unsqueeze", cast(graph, graph.op("Clip", scaled, -limit, limit), np.int64), ints(axis))
+
+
+def _split(graph: Graph, position: str) -> tuple[str, str]:
+    """Whole pixels INT64 and the FP32 weight of the next pixel, in [0, 32)."""
+    shifted = graph.op("Div", position, np.int64(_WEIGHT_STEPS))
+    part = graph.op("Sub", position, graph.op("Mul", shifted, np.int64(_WEIGHT_STEPS)))
+    return graph.op("Sub", shifted, np.int64(_POSITION_LIMIT)), cast(graph, part, np.float32)
+
+
+def _tap(
+    graph: Graph, images: str, index: tuple[str, str, str], extent: tuple[str, str], weight: str
+) -> str:
+    """Weighted pixels FP32 [f, 112, 112, 3] of one of the four neighbours; zero outside the photo."""
+    inside, clipped = weight, []
+    for position, limit in zip(index[1:], extent, strict=True):
+        last = graph.op("Sub", limit, np.int64(1))
+        kept = graph.op("Min", graph.op("Max", position, np.int64(0)), last)
+        clipped.append(graph.op("Unsqueeze", kept, ints(3)))
+        inside = graph.op("Mul", inside, cast(graph, graph.op("Equal", kept, position), np.float32))
+    photo = graph.op("Expand", graph.op("Unsqueeze", index[0], ints(3)), graph.op("Shape", clipped[0]))
+    pixels = graph.op("GatherND", images, graph.op("Concat", photo, *clipped, axis=3))
+    return graph.op("Mul", cast(graph, pixels, np.float32), graph.op("Unsqueeze", inside, ints(3)))
+
+
+def _rest(graph: Graph, part: str) -> str:
+    return graph.op("Sub", np.float32(_WEIGHT_STEPS), part)
+
+
+def _plus(graph: Graph, a: str, b: str, c: str, d: str) -> str:
+    return graph.op("Add", graph.op("Mul", a, b), graph.op("Mul", c, d))
+
+
+def _sum(graph: Graph, values: str) -> str:
+    return graph.op("ReduceSum", values, ints(1, 2), keepdims=0)
+
+
+def _per_face(graph: Graph, values: str, axes: int) -> str:
+    """[f] as [f, 1, ...] with so many axes more."""
+    return graph.op("Reshape", values, ints(-1, *[1] * axes))
