@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import skimage.data
+from PIL import Image
 
 from build_tools.miniature.people import Colour
 from build_tools.miniature.styles import to_bytes
@@ -42,8 +43,7 @@ def photographs() -> tuple[ImageArray, ...]:
     Left out: astronaut, camera (people), coffee, rocket, brick (test pictures).
     """
     folder = Path(skimage.data.__file__).parent
-    pictures = [np.asarray(cv2.imread(str(folder / name), cv2.IMREAD_COLOR), np.uint8) for name in _FILES]
-    return tuple(np.ascontiguousarray(picture[..., ::-1], np.uint8) for picture in pictures)
+    return tuple(np.asarray(Image.open(folder / name).convert("RGB"), np.uint8) for name in _FILES)
 
 
 def random_background(kind: str, width: int, height: int, rng: np.random.Generator) -> ImageArray:

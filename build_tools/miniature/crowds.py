@@ -46,6 +46,15 @@ def draw_crowd(seed: int) -> Crowd:
     return Crowd(degrade(picture, rng), stacked)
 
 
+def draw_faceless(seed: int) -> ImageArray:
+    """A `[320, 320, 3]` uint8 RGB picture full of what looks like a face and is none."""
+    rng = np.random.default_rng([seed, 0xFACE])
+    picture = random_background(str(rng.choice(_KINDS, p=(0.05, 0.05, 0.1, 0.2, 0.6))), SIDE, SIDE, rng)
+    for _ in range(int(rng.integers(0, 8))):
+        add_distractor(picture, rng)
+    return degrade(picture, rng)
+
+
 def _place(picture: ImageArray, faces: list[FloatArray], rng: np.random.Generator) -> FloatArray | None:
     scale = float(np.exp(rng.uniform(np.log(4.0), np.log(140.0))))
     centre = rng.uniform(0, SIDE, 2)

@@ -4,13 +4,14 @@ import warnings
 from pathlib import Path
 from typing import TypeVar
 
+import onnx
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from build_tools.miniature.detector import Detector, PublishedForm
-from build_tools.miniature.recogniser import Recogniser
+from build_tools.miniature.recogniser import EMBEDDING, Recogniser
 
 DATA = Path(__file__).parent / "data"
 _OPSET = 17
@@ -29,6 +30,7 @@ def write_detector(path: Path, weights: Path = DATA / "detector.safetensors") ->
     rows = {name: {0: f"anchors_{name.split('_')[1]}"} for name in names}
     model = PublishedForm(loaded(Detector(), weights))
     _export(model, torch.zeros(1, 3, 128, 128), path, names, {"input.1": {2: "height", 3: "width"}, **rows})
+    _fix_widths(path, (1, 1, 1, 4, 4, 4, 10, 10, 10))
 
 
 def write_recogniser(path: Path, weights: Path = DATA / "recogniser.safetensors") -> None:
@@ -39,6 +41,7 @@ def write_recogniser(path: Path, weights: Path = DATA / "recogniser.safetensors"
     model = loaded(Recogniser(), weights)
     axes = {"input.1": {0: "batch"}, "embedding": {0: "batch"}}
     _export(model, torch.zeros(1, 3, 112, 112), path, ["embedding"], axes)
+    _fix_widths(path, (EMBEDDING,))
 
 
 def loaded(model: Model, weights: Path) -> Model:
@@ -63,6 +66,15 @@ def fold_norms(model: Model) -> Model:
                 elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
                     module[index], module[index + 1] = fuse_linear_bn_eval(layer, norm), nn.Identity()
     return model
+
+
+def _fix_widths(path: Path, widths: tuple[int, ...]) -> None:
+    """Say in the file how wide each output is, which the exporter leaves open behind a reshape."""
+    model = onnx.load(path)
+    for output, width in zip(model.graph.output, widths, strict=True):
+        output.type.tensor_type.shape.dim[1].dim_value = width
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
 def _export(

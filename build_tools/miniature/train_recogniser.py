@@ -131,8 +131,10 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
-    torch.set_num_threads(2)
-    print(train(**vars(parser.parse_args())))
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = vars(parser.parse_args())
+    torch.set_num_threads(arguments.pop("threads"))
+    print(train(**arguments))
 
 
 if __name__ == "__main__":
