@@ -121,7 +121,8 @@ REQUIRED = (PHOTO.name, PROMPT.name)
 """Required by us; optional for Triton, whose own message for a missing input misleads (TRITON.md A1)."""
 
 IMAGE = Tensor("image", "BYTES", (-1,))
-SEEDS = Tensor("seed", "INT64", (-1,))
+SEEDS = Tensor("seeds", "INT64", (-1,))
+"""Not `seed`: inputs and outputs of an ensemble share one namespace, and an input has that name."""
 FACE = Tensor("face", "BYTES")
 REQUEST_ID = Tensor("request_id", "BYTES")
 
