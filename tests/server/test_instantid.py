@@ -140,7 +140,7 @@ def test_the_default_size_follows_the_photo(client):
 def test_output_formats(client, astronaut, base, fmt):
     result = client.generate(astronaut, "a portrait", output_format=fmt, output_quality=90, **FAST)
     assert Image.open(io.BytesIO(result.images[0])).format == fmt.upper()
-    assert np.abs(pixels(result.images[0]) - pixels(base.images[0])).mean() < 12
+    assert np.abs(pixels(result.images[0]) - pixels(base.images[0])).mean() < 20
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "euler_ancestral"])
