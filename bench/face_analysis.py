@@ -1,0 +1,223 @@
+"""The fused face graph beside insightface's `FaceAnalysis.get`, on the same ONNX files and photos in one run.
+
+`python bench/face_analysis.py` prints the speed table: SCRFD-10GF and IResNet-100 with random weights, whose score
+bias is set so that the photo shows 1 or 6 "faces". `--parity` prints how far the results differ instead.
+"""
+
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import onnxruntime
+import skimage
+import typer
+from insightface.data import get_image
+from insightface.model_zoo.scrfd import SCRFD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from build_tools import fullsize_faces
+from build_tools.face_graph import build_face_graph
+from build_tools.face_graph.parity import Differences, Graph, Picture, Reference, on_canvas
+from build_tools.miniature import faces as miniature_faces
+from build_tools.miniature.crowds import draw_crowd
+from instantid.contract import CANVAS
+
+THRESHOLD = 0.5
+FIRST_BIAS = -4.0
+PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "rocket", "colorwheel", "immunohistochemistry", "retina")
+SHARES = (("drawn", 0.5), ("t1.jpg", 0.25), ("scikit-image", 0.25))
+QUANTILES = (0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Median milliseconds of both ways, and the median of the ratios of neighbouring runs."""
+
+    provider: str
+    threads: int
+    faces: int
+    graph_ms: float
+    insightface_ms: float
+    ratio: float
+
+
+def measure(folder: Path, faces: int, provider: str, threads: int, rounds: int) -> Row:
+    photo = six_people() if faces > 1 else astronaut()
+    detector, recogniser, fused = networks(folder, photo, faces)
+    graph = Graph(fused, [provider], threads)
+    reference = Reference(detector, recogniser, _made(folder / "reference"), [provider], threads)
+    canvas = on_canvas([photo])
+    bgr = np.ascontiguousarray(photo[:, :, ::-1])
+    counts = len(graph.run(*canvas)["scores"]), len(reference.get(bgr))
+    if counts != (faces, faces):
+        raise RuntimeError(f"expected {faces} faces, the graph found {counts[0]} and insightface {counts[1]}")
+    pairs = [(_timed(lambda: graph.run(*canvas)), _timed(lambda: reference.get(bgr))) for _ in range(rounds)]
+    ours, theirs = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
+    return Row(provider, threads, faces, ours, theirs, statistics.median(b / a for a, b in pairs))
+
+
+def networks(folder: Path, photo: Picture, faces: int) -> tuple[Path, Path, Path]:
+    """Full-size detector, recogniser and fused graph; the detector finds so many faces on this photo."""
+    detector, recogniser = folder / f"detector-{faces}.onnx", folder / "recogniser.onnx"
+    fused = folder / f"fused-{faces}.onnx"
+    if not recogniser.exists():
+        fullsize_faces.write_recogniser(recogniser)
+    if not fused.exists():
+        fullsize_faces.write_detector(detector, score_bias=FIRST_BIAS)
+        bias = bias_for(detector, photo, faces)
+        fullsize_faces.write_detector(detector, score_bias=bias)
+        build_face_graph(detector, recogniser, fused)
+    return detector, recogniser, fused
+
+
+def bias_for(detector: Path, photo: Picture, faces: int) -> float:
+    """Score bias with which insightface finds exactly so many faces."""
+    scrfd = SCRFD(str(detector))
+    bgr = np.ascontiguousarray(photo[:, :, ::-1])
+    low, high = -20.0, 20.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        found = len(scrfd.detect(bgr, (640, 640), det_thresh=1 / (1 + math.exp(-middle)))[0])
+        if found == faces:
+            return FIRST_BIAS - middle
+        low, high = (middle, high) if found > faces else (low, middle)
+    raise RuntimeError(f"no score bias gives {faces} faces")
+
+
+def astronaut() -> Picture:
+    return np.asarray(cv2.resize(skimage.data.astronaut(), (CANVAS, CANVAS)), np.uint8)
+
+
+def six_people() -> Picture:
+    """insightface's t1.jpg as intake sends it on: 1280x832."""
+    return np.asarray(cv2.resize(get_image("t1")[:, :, ::-1], (CANVAS, 832)), np.uint8)
+
+
+def pictures(count: int, seed: int) -> Iterator[Picture]:
+    """Drawn crowds, t1.jpg and scikit-image's photos, as random crops at random scales; equal for equal seeds."""
+    rng = np.random.default_rng(seed)
+    people = get_image("t1")[:, :, ::-1]
+    for kind, share in SHARES:
+        for number in range(round(count * share)):
+            if kind == "drawn":
+                source = draw_crowd(seed + number).picture
+            elif kind == "t1.jpg":
+                source = people
+            else:
+                source = rgb(getattr(skimage.data, PHOTOS[number % len(PHOTOS)])())
+            yield crop(source, rng, whole=number < len(PHOTOS))
+
+
+def crop(source: Picture, rng: np.random.Generator, whole: bool) -> Picture:
+    """A random part of the picture, of at least a third of each side, resized to 160..1280 pixels."""
+    height, width = source.shape[:2]
+    part = (1.0, 1.0) if whole else rng.uniform(1 / 3, 1, 2)
+    rows, columns = (max(16, int(side * share)) for side, share in zip((height, width), part, strict=True))
+    top, left = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
+    long = CANVAS if rng.random() < 0.5 else int(rng.integers(160, CANVAS + 1))
+    scale = long / max(rows, columns)
+    size = (max(16, round(columns * scale)), max(16, round(rows * scale)))
+    return np.asarray(cv2.resize(source[top : top + rows, left : left + columns], size), np.uint8)
+
+
+def rgb(picture: np.ndarray) -> Picture:
+    return np.repeat(picture[:, :, None], 3, axis=2) if picture.ndim == 2 else np.ascontiguousarray(picture[:, :, :3])
+
+
+def differences(folder: Path, full: bool, count: int, seed: int, provider: str) -> Differences:
+    """Both ways over `count` pictures, with the miniature's trained networks or full-size random ones."""
+    if full:
+        detector, recogniser, fused = networks(folder, six_people(), 6)
+    else:
+        detector, recogniser, fused = (folder / f"{name}.onnx" for name in ("detector", "recogniser", "fused"))
+        miniature_faces.write_detector(detector)
+        miniature_faces.write_recogniser(recogniser)
+        build_face_graph(detector, recogniser, fused)
+    graph = Graph(fused, [provider], os.cpu_count() or 1)
+    reference = Reference(detector, recogniser, _made(folder / "reference"), [provider], os.cpu_count() or 1)
+    total = Differences()
+    for picture in track(pictures(count, seed), total=count, console=Console(stderr=True)):
+        total.add(graph.find(picture), reference.find(picture), THRESHOLD)
+    return total
+
+
+def show_differences(total: Differences) -> Table:
+    table = Table(title=f"{total.pictures} pictures, {len(total.cosines)} faces")
+    for column in ("difference", *(f"{q:.0%}" for q in QUANTILES), "worst"):
+        table.add_column(column, justify="right")
+    worse = {"box, px": total.boxes, "landmarks, px": total.landmarks, "score": total.scores}
+    for name, values in {**worse, "1 - cosine": [1 - value for value in total.cosines]}.items():
+        table.add_row(name, *(f"{np.quantile(values, q):.2e}" for q in (*QUANTILES, 1.0)))
+    sizes = ", ".join(f"{size}: {number}" for size, number in sorted(total.sizes.items(), reverse=True))
+    table.caption = (
+        f"missed {total.missed}, extra {total.extra}, other largest face {total.other_largest}; "
+        f"pictures by detection size {sizes}"
+    )
+    return table
+
+
+def show_speed(rows: list[Row]) -> Table:
+    table = Table(title="one photo, detection and recognition, milliseconds")
+    for column in ("provider", "threads", "faces", "face graph", "insightface", "insightface / face graph"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        times = f"{row.graph_ms:.1f}", f"{row.insightface_ms:.1f}", f"{row.ratio:.2f}"
+        table.add_row(row.provider.removesuffix("ExecutionProvider"), str(row.threads), str(row.faces), *times)
+    return table
+
+
+def main(
+    parity: Annotated[bool, typer.Option(help="Print differences instead of times.")] = False,
+    full: Annotated[bool, typer.Option(help="With --parity: full-size random networks.")] = False,
+    pictures: Annotated[int, typer.Option(min=1, help="With --parity: how many pictures.")] = 240,
+    seed: Annotated[int, typer.Option(help="With --parity: of the pictures.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved runs of each side.")] = 21,
+    output: Annotated[Path, typer.Option(help="Folder of the JSON.")] = Path("bench/results"),
+) -> None:
+    """Print one table and keep its numbers as JSON."""
+    onnxruntime.preload_dlls() if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else None
+    cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        result: Any
+        if parity:
+            provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
+            total = differences(folder, full, pictures, seed, provider)
+            table, result = show_differences(total), asdict(total)
+        else:
+            cases = [("CPUExecutionProvider", threads) for threads in (1, 2)]
+            cases += [("CUDAExecutionProvider", 1)] if cuda else []
+            rows = [measure(folder, faces, *case, rounds) for faces in (1, 6) for case in cases]
+            table, result = show_speed(rows), [asdict(row) for row in rows]
+    Console().print(table)
+    (output / f"face_{'parity' if parity else 'speed'}.json").write_text(json.dumps(result, indent=1))
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _made(folder: Path) -> Path:
+    """An empty folder."""
+    for path in folder.glob("*"):
+        path.unlink()
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+if __name__ == "__main__":
+    typer.run(main)
