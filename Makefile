@@ -22,10 +22,11 @@ test: check $(WEIGHTS)/profile.json ## checks and tests, under 15 minutes on 2 c
 test-long: check $(WEIGHTS)/profile.json ## the long forms too
 	$(BIN)/python -m pytest -m "not gpu"
 
-check: $(VENV)/.dev ## formatting, lint, types; seconds
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy src/instantid client/instantid_client build_tools loadtest
+check: $(VENV)/.dev ## formatting, lint, types, layering, contract; seconds
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy src/instantid client/instantid_client
+	$(BIN)/python -m pytest tests/unit/test_layering.py tests/unit/test_contract.py
 
 serve: $(WEIGHTS)/profile.json ## keep the embedded server running and print a call
 	$(BIN)/python -m build_tools serve --weights $(WEIGHTS)
