@@ -6,6 +6,7 @@ from torch.nn import functional
 
 STRIDES = (8, 16, 32)
 ANCHORS = 2
+WIDTHS = (1, 1, 1, 4, 4, 4, 10, 10, 10)
 ANCHOR_SIZES = ((12.0, 24.0), (48.0, 96.0), (192.0, 320.0))
 INPUT_MEAN, INPUT_STD = 127.5, 128.0
 
@@ -58,12 +59,8 @@ class Detector(nn.Module):
                 state = {"weight": 0.01 * torch.randn(len(start), neck, 1, 1), "bias": start}
                 heads[level].load_state_dict(state)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """`[n, 3, H, W]` RGB, `(x - 127.5) / 128`, sides multiples of 32, to nine `[n, anchors, k]` tensors.
-
-        Score logits (k = 1) for strides 8, 16, 32; then left, top, right, bottom distances (k = 4) and landmark
-        offsets (k = 10), both in strides from the anchor's centre. Cells row by row, two anchors in each.
-        """
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The nine head maps `[n, anchors of a cell * k, H / stride, W / stride]` behind `forward`'s outputs."""
         features = self.stem(images)
         laterals = []
         for stage, lateral in zip(self.stages, self.lateral, strict=True):
@@ -73,11 +70,17 @@ class Detector(nn.Module):
             above = functional.interpolate(laterals[level + 1], scale_factor=2.0, mode="nearest")
             laterals[level] = laterals[level] + above
         towers = [self.tower[i](self.smooth[i](lateral)) for i, lateral in enumerate(laterals)]
-        return tuple(
-            flatten(heads[i](tower), width)
-            for heads, width in ((self.score, 1), (self.box, 4), (self.landmark, 10))
-            for i, tower in enumerate(towers)
-        )
+        heads = (self.score, self.box, self.landmark)
+        return tuple(head[i](tower) for head in heads for i, tower in enumerate(towers))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """`[n, 3, H, W]` RGB, `(x - 127.5) / 128`, sides multiples of 32, to nine `[n, anchors, k]` tensors.
+
+        Score logits (k = 1) for strides 8, 16, 32; then left, top, right, bottom distances (k = 4) and landmark
+        offsets (k = 10), both in strides from the anchor's centre. Cells row by row, two anchors in each.
+        """
+        maps = zip(self.maps(images), WIDTHS, strict=True)
+        return tuple(cells.permute(0, 2, 3, 1).reshape(len(images), -1, width) for cells, width in maps)
 
 
 class PublishedForm(nn.Module):
@@ -88,15 +91,9 @@ class PublishedForm(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.detector(images)
-        scores = tuple(torch.sigmoid(output.reshape(-1, 1)) for output in outputs[:3])
-        boxes = tuple(output.reshape(-1, 4) for output in outputs[3:6])
-        return scores + boxes + tuple(output.reshape(-1, 10) for output in outputs[6:])
-
-
-def flatten(maps: Tensor, width: int) -> Tensor:
-    """`[n, anchors * width, h, w]` to `[n, h * w * anchors, width]`."""
-    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1, width)
+        maps = zip(self.detector.maps(images), WIDTHS, strict=True)
+        rows = [cells.permute(0, 2, 3, 1).reshape(-1, width) for cells, width in maps]
+        return (*(torch.sigmoid(logits) for logits in rows[:3]), *rows[3:])
 
 
 def anchor_centres(height: int, width: int) -> list[Tensor]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from build_tools.miniature.detector import Detector, PublishedForm
+from build_tools.miniature.detector import WIDTHS, Detector, PublishedForm
 from build_tools.miniature.recogniser import EMBEDDING, Recogniser
 
 DATA = Path(__file__).parent / "data"
@@ -30,7 +30,7 @@ def write_detector(path: Path, weights: Path = DATA / "detector.safetensors") ->
     rows = {name: {0: f"anchors_{name.split('_')[1]}"} for name in names}
     model = PublishedForm(loaded(Detector(), weights))
     _export(model, torch.zeros(1, 3, 128, 128), path, names, {"input.1": {2: "height", 3: "width"}, **rows})
-    _fix_widths(path, (1, 1, 1, 4, 4, 4, 10, 10, 10))
+    _fix_widths(path, WIDTHS)
 
 
 def write_recogniser(path: Path, weights: Path = DATA / "recogniser.safetensors") -> None:
