@@ -30,8 +30,35 @@ def run(command, folder):
     subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, check=True, timeout=120)
 
 
-def test_the_readme_has_blocks_of_both_kinds():
-    assert {kind for kind, _ in BLOCKS} == {"bash", "python"}
+def test_the_readme_has_blocks_of_all_kinds():
+    assert {kind for kind, _ in BLOCKS} == {"bash", "python", "sh"}
+
+
+GRPCURL = '''#!{python}
+"""What grpcurl does with a request on standard input: proto3 JSON to gRPC and back. grpcurl is in no registry here."""
+import sys
+import grpc
+from google.protobuf import json_format
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+assert sys.argv[-1] == "inference.GRPCInferenceService/ModelInfer" and "-plaintext" in sys.argv
+limit = int(sys.argv[sys.argv.index("-max-msg-sz") + 1])
+channel = grpc.insecure_channel(sys.argv[-2], options=[("grpc.max_receive_message_length", limit)])
+request = json_format.Parse(sys.stdin.read(), service_pb2.ModelInferRequest())
+answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+print(json_format.MessageToJson(answer))
+'''
+
+
+@pytest.mark.parametrize("script", blocks("sh"))
+def test_other_languages_wire_form(server, folder, client, script):
+    tool = folder / "grpcurl"
+    tool.write_text(GRPCURL.format(python=sys.executable))
+    tool.chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    script = "set -e\n" + script.replace("localhost:8001", server.grpc_url)
+    subprocess.run(["bash", "-c", script], cwd=folder, env={**os.environ, "PATH": path}, check=True, timeout=120)
+    same = client.generate(folder / "astronaut.png", "a portrait in a garden", seed=7)
+    assert (folder / "out.png").read_bytes() == same.images[0]
 
 
 @pytest.mark.parametrize("code", blocks("python"))
