@@ -157,9 +157,7 @@ def arrivals(
     return list(zip(times.tolist(), kinds, strict=True))
 
 
-def simulate(
-    policy: Policy, costs: CostTable, work: Sequence[tuple[float, Class]], max_rows: int
-) -> dict[str, Any]:
+def simulate(policy: Policy, costs: CostTable, work: Sequence[tuple[float, Class]], max_rows: int) -> dict[str, Any]:
     """Seconds from arrival to answer of every request, by class name."""
     denoiser = SimulatedDenoiser(costs)
     engine = Engine(
@@ -186,9 +184,7 @@ def offer(
     engine: Engine, denoiser: SimulatedDenoiser, seconds: dict[str, list[float]], time: float, kind: Class
 ) -> None:
     answer = Answer(lambda _: seconds[kind.name].append(denoiser.now - time))
-    engine.offer(
-        [Task(kind, kind.size, 2, kind.steps, answer, tenant=kind.tenant, priority_level=kind.priority_level)]
-    )
+    engine.offer([Task(kind, kind.size, 2, kind.steps, answer, tenant=kind.tenant, priority_level=kind.priority_level)])
 
 
 def main(

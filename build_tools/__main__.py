@@ -36,9 +36,7 @@ def miniature(
 def face_graph(
     detector: Annotated[Path, typer.Argument(help="SCRFD with landmarks, ONNX.")],
     recogniser: Annotated[Path, typer.Argument(help="ArcFace for 112x112, ONNX.")],
-    output: Annotated[Path, typer.Option(help="The fused file.")] = Path(
-        "model_repository/face_analysis/1/model.onnx"
-    ),
+    output: Annotated[Path, typer.Option(help="The fused file.")] = Path("model_repository/face_analysis/1/model.onnx"),
 ) -> None:
     """Fuse a detector and a recogniser into one ONNX file, from pixels to embeddings."""
     from build_tools.face_graph import build_face_graph

@@ -25,9 +25,7 @@ Progress = Callable[[str], None]
 def make_miniature(output: Path, progress: Progress = lambda message: None) -> Path:
     """The same architectures as the published weights at toy size, made on this machine in under a minute."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=output.parent, prefix=f".{output.name}-", ignore_cleanup_errors=True
-    ) as name:
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
         _write_miniature(folder, progress)

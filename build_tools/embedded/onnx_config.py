@@ -85,9 +85,7 @@ def check_supported(config: Config, instance_kind: str) -> None:
     unsupported = [name for name in ("sequence_batching", "batch_input", "batch_output") if config.get(name)]
     unsupported += [tensor["name"] for tensor in config.get("input", []) if tensor.get("allow_ragged_batch")]
     if unsupported:
-        raise ModelConfigError(
-            f"the embedded onnxruntime backend has no ragged or sequence batches: {unsupported}"
-        )
+        raise ModelConfigError(f"the embedded onnxruntime backend has no ragged or sequence batches: {unsupported}")
 
 
 def check_signature(config: Config, session: ort.InferenceSession) -> None:
@@ -108,9 +106,7 @@ def check_signature(config: Config, session: ort.InferenceSession) -> None:
         )
     for tensor in config["input"]:
         if tensor.get("optional") and batch:
-            raise ModelConfigError(
-                f"optional input {tensor['name']!r}: not supported for models that support batching"
-            )
+            raise ModelConfigError(f"optional input {tensor['name']!r}: not supported for models that support batching")
         _check_tensor("input", tensor, {**initializers, **provided}, batch)
     outputs = {node.name: node for node in session.get_outputs()}
     for tensor in config["output"]:
@@ -124,9 +120,7 @@ def _check_tensor(side: str, tensor: Config, provided: dict[str, ort.NodeArg], b
     node = provided[name]
     found = TRITON_TYPES.get(node.type, node.type)
     if tensor["data_type"] != found:
-        raise ModelConfigError(
-            f"{side} {name!r}: the configuration says {tensor['data_type']}, the model has {found}"
-        )
+        raise ModelConfigError(f"{side} {name!r}: the configuration says {tensor['data_type']}, the model has {found}")
     configured = [int(dim) for dim in tensor.get("reshape", {}).get("shape", tensor["dims"])]
     if not _dims_fit(model_shape(node), configured, batch, exact=side == "output"):
         says = [-1, *configured] if batch else configured

@@ -62,9 +62,7 @@ class OnnxModel:
 
     def _run_one(self, feed: Feed) -> Feed:
         scalars = {node.name for node in self.session.get_inputs() if not model_shape(node)}
-        prepared = {
-            name: _to_onnx(array.reshape(()) if name in scalars else array) for name, array in feed.items()
-        }
+        prepared = {name: _to_onnx(array.reshape(()) if name in scalars else array) for name, array in feed.items()}
         names = [tensor["name"] for tensor in self.config["output"]]
         arrays = self.session.run(names, prepared)
         dims = (tensor["dims"] for tensor in self.config["output"])

@@ -35,9 +35,7 @@ class BatchRequest:
 
 def read_requests(path: Path) -> list[BatchRequest]:
     """All requests of the file. Raises InvalidArgument, naming line and field, before anything is sent."""
-    return [
-        _parse(path.parent, i, line) for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip()
-    ]
+    return [_parse(path.parent, i, line) for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
 
 
 def run_batch(client: InstantIDClient, path: Path, concurrency: int, console: Console) -> int:

@@ -139,9 +139,7 @@ def _connect(url: str, tls: TLS | None) -> triton.InferenceServerClient:
         return triton.InferenceServerClient(url)
     files = (tls.root_certificates, tls.private_key, tls.certificate_chain)
     root, key, chain = (str(path) if path else None for path in files)
-    return triton.InferenceServerClient(
-        url, ssl=True, root_certificates=root, private_key=key, certificate_chain=chain
-    )
+    return triton.InferenceServerClient(url, ssl=True, root_certificates=root, private_key=key, certificate_chain=chain)
 
 
 def _check_id(answer: Any, sent: str) -> None:

@@ -142,9 +142,7 @@ def tiny_client(tiny_server: EmbeddedServer) -> Iterator[grpc_client.InferenceSe
         yield connected
 
 
-def infer(
-    tiny_client: grpc_client.InferenceServerClient, model: str, **inputs: np.ndarray
-) -> dict[str, np.ndarray]:
+def infer(tiny_client: grpc_client.InferenceServerClient, model: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
     kinds = {"f": "FP32", "i": "INT64", "O": "BYTES"}
     sent = []
     for name, array in inputs.items():
@@ -173,9 +171,7 @@ def test_onnx_answers_as_onnxruntime_does(tiny_client: grpc_client.InferenceServ
 
 
 @pytest.mark.parametrize("rows", [0, 3])
-def test_onnx_output_without_rows_keeps_its_shape(
-    tiny_client: grpc_client.InferenceServerClient, rows: int
-) -> None:
+def test_onnx_output_without_rows_keeps_its_shape(tiny_client: grpc_client.InferenceServerClient, rows: int) -> None:
     kept = infer(tiny_client, "keep_positive", x=np.full((rows, 4), -1, np.float32))["kept"]
     assert kept.shape == (0, 4)
     assert kept.dtype == np.float32

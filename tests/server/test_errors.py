@@ -116,13 +116,13 @@ def test_wrong_shapes_and_types(raw, astronaut):
 
 
 def test_windows(client, astronaut):
-    with pytest.raises(InvalidArgument, match="control_guidance_start: 0.6; must be less than") as caught:
+    with pytest.raises(InvalidArgument, match=r"control_guidance_start: 0\.6; must be less than") as caught:
         client.generate(astronaut, "x", control_guidance_start=0.6, control_guidance_end=0.4)
     assert caught.value.field == "control_guidance_start"
 
 
 def test_lcm_steps(client, astronaut):
-    with pytest.raises(InvalidArgument, match="num_inference_steps: 51; must be within 1..50"):
+    with pytest.raises(InvalidArgument, match=r"num_inference_steps: 51; must be within 1\.\.50"):
         client.generate(astronaut, "x", scheduler="lcm", num_inference_steps=51)
 
 

@@ -89,8 +89,7 @@ def test_every_option_changes_the_picture(client, astronaut, base, name):
 
 def test_photos_of_every_format(client):
     faces = [
-        client.generate(encoded(data.astronaut(), fmt), "a portrait", **FAST).face
-        for fmt in contract.PHOTO_FORMATS
+        client.generate(encoded(data.astronaut(), fmt), "a portrait", **FAST).face for fmt in contract.PHOTO_FORMATS
     ]
     assert all(overlap(face.box, ASTRONAUT_BOX) > 0.5 for face in faces)
 

@@ -35,7 +35,7 @@ def test_the_readme_has_blocks_of_all_kinds():
 
 
 GRPCURL = '''#!{python}
-"""What grpcurl does with a request on standard input: proto3 JSON to gRPC and back. grpcurl is in no registry here."""
+"""What grpcurl does: proto3 JSON on standard input to gRPC and back."""
 import sys
 import grpc
 from google.protobuf import json_format

@@ -94,9 +94,7 @@ class Reference:
         )
         self.pipeline.set_progress_bar_config(disable=True)
         adapter = load_file(weights / "adapter" / "ip-adapter.safetensors")
-        self.image_proj = {
-            n.removeprefix("image_proj."): t for n, t in adapter.items() if n.startswith("image_proj.")
-        }
+        self.image_proj = {n.removeprefix("image_proj."): t for n, t in adapter.items() if n.startswith("image_proj.")}
         self._install(adapter)
 
     def _install(self, adapter):

@@ -103,9 +103,7 @@ def client(url):
 def test_only_what_the_caller_sets_is_sent(client, recorder):
     client.generate(b"photo", "a portrait")
     assert recorder.inputs() == {"photo": [b"photo"], "prompt": [b"a portrait"]}
-    client.generate(
-        [b"one", b"two"], "ü", seed=7, guidance_scale=2.5, pose_photo=b"pose", scheduler="ddim", width=512
-    )
+    client.generate([b"one", b"two"], "ü", seed=7, guidance_scale=2.5, pose_photo=b"pose", scheduler="ddim", width=512)
     assert recorder.inputs() == {
         "photo": [b"one", b"two"], "prompt": ["ü".encode()], "seed": [7], "guidance_scale": [2.5],
         "pose_photo": [b"pose"], "scheduler": [b"ddim"], "width": [512],
@@ -131,9 +129,7 @@ def test_the_answer_is_typed(client):
 def test_routing_and_deadline_travel_with_the_request(url, recorder):
     with InstantIDClient(url, timeout=20, metadata={"x-key": "secret"}) as client:
         client.generate(b"photo", "x", timeout=1.5, routing=Routing("acme", 1))
-    parameters = {
-        k: getattr(v, v.WhichOneof("parameter_choice")) for k, v in recorder.requests[-1].parameters.items()
-    }
+    parameters = {k: getattr(v, v.WhichOneof("parameter_choice")) for k, v in recorder.requests[-1].parameters.items()}
     assert parameters == {"deadline_ms": 1500, "tenant": "acme", "priority_level": 1, "priority": 1}
     assert recorder.metadata["x-key"] == "secret"
 

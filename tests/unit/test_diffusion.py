@@ -91,9 +91,7 @@ def test_a_request_alone_is_the_reference_s(denoiser, reference, seed):
     assert relative(found, expected) <= 1e-3
 
 
-@pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)])
 def test_a_request_in_any_batch_is_as_alone(denoiser, seed):
     jobs = [random_job(100 * seed + i, size=(64, 128)) for i in range(8)]
     for together, job in zip(run(denoiser, *jobs), jobs, strict=True):
@@ -119,9 +117,7 @@ def test_the_same_job_twice_is_the_same_to_the_last_bit(denoiser):
 
 @pytest.mark.parametrize("scheduler", contract.SCHEDULERS)
 @pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
-def test_without_face_and_identitynet_it_is_diffusers_sdxl_pipeline(
-    denoiser, reference, scheduler, guidance_scale
-):
+def test_without_face_and_identitynet_it_is_diffusers_sdxl_pipeline(denoiser, reference, scheduler, guidance_scale):
     job = make_job(
         scheduler=scheduler, guidance_scale=guidance_scale, num_inference_steps=5, ip_adapter_scale=0.0,
         controlnet_conditioning_scale=0.0, prompt="a knight", negative_prompt="blurry, low quality", height=128,
@@ -132,9 +128,8 @@ def test_without_face_and_identitynet_it_is_diffusers_sdxl_pipeline(
     generator = torch.Generator().manual_seed(7)
     picture = torch.zeros(1, 3, 128, 64)
     expected = pipeline(
-        "a knight", image=picture, negative_prompt="blurry, low quality", num_inference_steps=5,
+        "a knight", image=picture, negative_prompt="blurry, low quality", num_inference_steps=5, width=64, height=128,
         guidance_scale=guidance_scale, controlnet_conditioning_scale=0.0, generator=generator, output_type="latent",
-        width=64, height=128,
     ).images  # fmt: skip
     assert relative(found, expected) <= 1e-4
 
@@ -224,9 +219,7 @@ def test_window_edges():
 def test_identitynet_rests_outside_its_window(denoiser, monkeypatch):
     calls = []
     forward = denoiser.networks.identitynet.forward
-    monkeypatch.setattr(
-        denoiser.networks.identitynet, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k)
-    )
+    monkeypatch.setattr(denoiser.networks.identitynet, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
     run(denoiser, make_job(num_inference_steps=10, control_guidance_start=0.2, control_guidance_end=0.6))
     assert len(calls) == 4
 

@@ -86,9 +86,7 @@ def install(network: Any) -> list[Any]:
     """
     names = list(network.attn_processors)
     crossing = [name for name in names if ".attn2." in name]
-    processors = {
-        name: CrossAttention(crossing.index(name)) if name in crossing else SelfAttention() for name in names
-    }
+    processors = {name: CrossAttention(crossing.index(name)) if name in crossing else SelfAttention() for name in names}
     network.set_attn_processor(processors)
     return [network.get_submodule(name.removesuffix(".processor")) for name in crossing]
 

@@ -40,9 +40,7 @@ class SdxlDenoiser:
     def start(self, job: Job) -> State:
         """Everything that is the same in all steps: text, face tokens, keys and values, landmarks, first noise."""
         request = job.request
-        schedule = Schedule(
-            request.scheduler, self.networks.scheduler_config, request.num_inference_steps, self.device
-        )
+        schedule = Schedule(request.scheduler, self.networks.scheduler_config, request.num_inference_steps, self.device)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.seeds)
         return State(
             request=request,

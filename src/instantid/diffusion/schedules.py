@@ -33,9 +33,7 @@ class Schedule:
 
     _scheduler: Any
 
-    def __init__(
-        self, name: str, config: Mapping[str, Any], num_inference_steps: int, device: torch.device
-    ) -> None:
+    def __init__(self, name: str, config: Mapping[str, Any], num_inference_steps: int, device: torch.device) -> None:
         class_name, changes = CLASSES[name]
         self._scheduler = getattr(diffusers, class_name).from_config(dict(config), **changes)
         self._scheduler.set_timesteps(num_inference_steps, device=device)
@@ -55,9 +53,7 @@ class Schedule:
     def step(self, noise: Tensor, index: int, latents: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Latents after step `index`, given the predicted noise."""
         options = {"generator": list(generators)} if self._takes_generator else {}
-        stepped: Tensor = self._scheduler.step(
-            noise, self.timesteps[index], latents, return_dict=False, **options
-        )[0]
+        stepped: Tensor = self._scheduler.step(noise, self.timesteps[index], latents, return_dict=False, **options)[0]
         return stepped
 
 

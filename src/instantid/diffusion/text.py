@@ -31,9 +31,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def _encode(self, text: str) -> TextEmbedding:
-        outputs = [
-            encoder(self._ids(tokenizer, text), output_hidden_states=True) for tokenizer, encoder in self._parts
-        ]
+        outputs = [encoder(self._ids(tokenizer, text), output_hidden_states=True) for tokenizer, encoder in self._parts]
         tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return TextEmbedding(tokens, outputs[-1].text_embeds)
 

@@ -109,9 +109,7 @@ def adapter_projections(tensors: Mapping[str, Tensor], layers: Sequence[Any]) ->
     if found != expected:
         wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
         raise ValueError(f"{ADAPTER}: ip_adapter.{wrong[0]} and {len(wrong) - 1} more do not fit this UNet")
-    keys, values = (
-        [_linear(tensors[f"{2 * i + 1}.to_{kind}_ip.weight"]) for i in range(len(layers))] for kind in "kv"
-    )
+    keys, values = ([_linear(tensors[f"{2 * i + 1}.to_{kind}_ip.weight"]) for i in range(len(layers))] for kind in "kv")
     return Projections(keys, values, [layer.heads for layer in layers])
 
 
