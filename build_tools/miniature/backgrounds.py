@@ -106,9 +106,7 @@ def _clutter(width: int, height: int, rng: np.random.Generator) -> ImageArray:
             cv2.line(picture, (x, y), end, colour, int(rng.integers(1, 12)), cv2.LINE_AA)
         else:
             text = "".join(chr(int(code)) for code in rng.integers(48, 123, 6))
-            cv2.putText(
-                picture, text, (x, y), int(rng.integers(0, 8)), size / 50, colour, 1 + size // 20, cv2.LINE_AA
-            )
+            cv2.putText(picture, text, (x, y), int(rng.integers(0, 8)), size / 50, colour, 1 + size // 20, cv2.LINE_AA)
     return picture
 
 

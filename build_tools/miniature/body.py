@@ -20,9 +20,7 @@ class Clothes:
     colour: Colour
 
 
-def lay(
-    canvas: FloatArray, inside: FloatArray, colour: FloatArray | Colour, rays: Rays, softness: float = 0.0
-) -> None:
+def lay(canvas: FloatArray, inside: FloatArray, colour: FloatArray | Colour, rays: Rays, softness: float = 0.0) -> None:
     """Colour `canvas` where `inside` (a signed distance in head units) is positive."""
     mask = np.clip(inside / (softness + 1 / rays.scale) + 0.5, 0, 1)[..., None]
     canvas += mask * (np.asarray(colour, np.float32) - canvas)
@@ -93,9 +91,7 @@ def _draw_clothes(
         tie = np.minimum(0.10 + 0.05 * (rays.v - chin) - np.abs(rays.u), rays.v - chin - 0.6)
         lay(canvas, tie, colour[..., ::-1] * 0.8, rays)
         inside = np.minimum(inside, np.abs(rays.u) - 0.62 + 0.28 * (rays.v - chin - 0.4))
-    depth = {"v-neck": chin + 1.25 - 1.6 * np.abs(rays.u), "crew neck": chin + 0.72 - 0.5 * rays.u**2}.get(
-        clothes.kind
-    )
+    depth = {"v-neck": chin + 1.25 - 1.6 * np.abs(rays.u), "crew neck": chin + 0.72 - 0.5 * rays.u**2}.get(clothes.kind)
     if depth is not None:
         inside = np.minimum(inside, rays.v - depth)
         lay(
@@ -122,9 +118,7 @@ def draw_glasses(canvas: FloatArray, identity: Identity, view: View, origin: tup
         centre = side * max(features.eye_spacing, 0.42)
         line = np.column_stack([centre + rim_x, features.eye_height + 0.05 + rim_y, _front(rim_x, centre)])
         _stroke(canvas, project(identity, view, line) - origin, colour, width)
-        temple = np.array(
-            [(centre + side * 0.3, features.eye_height, 0.72), (side * 0.99, features.eye_height, 0.1)]
-        )
+        temple = np.array([(centre + side * 0.3, features.eye_height, 0.72), (side * 0.99, features.eye_height, 0.1)])
         _stroke(canvas, project(identity, view, temple) - origin, colour, width)
     bridge = np.array([(-0.13, features.eye_height, 1.22), (0.13, features.eye_height, 1.22)])
     _stroke(canvas, project(identity, view, bridge) - origin, colour, width)

@@ -100,9 +100,7 @@ def anchor_centres(height: int, width: int) -> list[Tensor]:
     """Anchor centres `[anchors, 2]` (x, y) in pixels for each stride: `(column * stride, row * stride)`, twice."""
     centres = []
     for stride in STRIDES:
-        rows, columns = torch.meshgrid(
-            torch.arange(height // stride), torch.arange(width // stride), indexing="ij"
-        )
+        rows, columns = torch.meshgrid(torch.arange(height // stride), torch.arange(width // stride), indexing="ij")
         grid = torch.stack([columns, rows], -1).reshape(-1, 1, 2).expand(-1, ANCHORS, 2)
         centres.append(grid.reshape(-1, 2).float() * stride)
     return centres

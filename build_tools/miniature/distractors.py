@@ -113,9 +113,7 @@ def _lay(picture: ImageArray, patch: ImageArray, rng: np.random.Generator) -> No
     y, x = int(rng.integers(picture.shape[0] - height + 1)), int(rng.integers(picture.shape[1] - width + 1))
     mask = np.full((height, width), 255, np.uint8)
     if rng.random() < 0.6:
-        mask[:] = cv2.ellipse(
-            mask * 0, (width // 2, height // 2), (width // 2, height // 2), 0, 0, 360, (255,), -1
-        )
+        mask[:] = cv2.ellipse(mask * 0, (width // 2, height // 2), (width // 2, height // 2), 0, 0, 360, (255,), -1)
     share = (mask / 255.0)[..., None]
     area = picture[y : y + height, x : x + width]
     area[:] = (area + share * (patch[:height, :width].astype(np.float32) - area)).astype(np.uint8)

@@ -47,9 +47,7 @@ def write_recogniser(path: Path, weights: Path = DATA / "recogniser.safetensors"
 def loaded(model: Model, weights: Path) -> Model:
     """The model in evaluation mode with these float16 weights as float32, BatchNorm folded into convolutions."""
     state = {name: value.float() for name, value in load_file(weights).items()}
-    missing = [
-        name for name in model.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name
-    ]
+    missing = [name for name in model.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name]
     if missing:
         raise ValueError(f"{weights.name} lacks {missing[:3]}")
     return fold_norms(model.eval())
@@ -77,9 +75,7 @@ def _fix_widths(path: Path, widths: tuple[int, ...]) -> None:
     onnx.save(model, path)
 
 
-def _export(
-    model: nn.Module, example: Tensor, path: Path, outputs: list[str], axes: dict[str, dict[int, str]]
-) -> None:
+def _export(model: nn.Module, example: Tensor, path: Path, outputs: list[str], axes: dict[str, dict[int, str]]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         torch.onnx.export(

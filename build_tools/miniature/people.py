@@ -160,7 +160,5 @@ def _random_features(rng: np.random.Generator) -> Features:
 
 
 def _vary(colour: Colour, spread: float, rng: np.random.Generator) -> Colour:
-    red, green, blue = np.clip(
-        np.array(colour) + rng.normal(0, spread, 3) * 0.5 + rng.normal(0, spread), 0.03, 1.0
-    )
+    red, green, blue = np.clip(np.array(colour) + rng.normal(0, spread, 3) * 0.5 + rng.normal(0, spread), 0.03, 1.0)
     return float(red), float(green), float(blue)

@@ -30,9 +30,7 @@ def aligned_picture(person: int, shot: int, jitter: float = 1.5) -> ImageArray:
     side = round(4 * scale)
     picture = random_background(str(rng.choice(BACKGROUNDS)), side, side, rng)
     appearance = random_appearance(rng)
-    view = View(
-        (side / 2, side / 2), scale, Pose(appearance.pose.yaw, appearance.pose.pitch, appearance.pose.roll)
-    )
+    view = View((side / 2, side / 2), scale, Pose(appearance.pose.yaw, appearance.pose.pitch, appearance.pose.roll))
     face = draw_person(picture, random_identity(person), appearance, view)
     moved = face.landmarks + rng.normal(0, jitter * scale / 37, (5, 2))
     return align(degrade(picture, rng), moved)

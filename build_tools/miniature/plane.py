@@ -38,9 +38,7 @@ class Plane:
         if area.size == 0:
             return
         mask = np.zeros(area.shape[:2], np.uint8)
-        corners = (polygon + np.array((HALF_WIDTH, HALF_HEIGHT))) * self.resolution - np.array(
-            (x0 + 0.5, y0 + 0.5)
-        )
+        corners = (polygon + np.array((HALF_WIDTH, HALF_HEIGHT))) * self.resolution - np.array((x0 + 0.5, y0 + 0.5))
         cv2.fillPoly(mask, [np.round(corners * 2**_SHIFT).astype(np.int32)], (255,), cv2.LINE_AA, _SHIFT)
         if softness * self.resolution > 0.4:
             mask = cv2.GaussianBlur(mask, (0, 0), softness * self.resolution).astype(np.uint8)

@@ -208,8 +208,6 @@ def _relief(plane: Plane, identity: Identity, expression: Expression) -> None:
         plane.bump((side * features.eye_spacing, features.eye_height + 0.02), (0.13, 0.07), 0.05)
         brow = features.eye_height - features.brow_gap
         plane.bump((side * features.eye_spacing * 0.9, brow), (0.25, 0.08), 0.06)
-        plane.bump(
-            (side * 0.55, 0.28 - 0.06 * expression.smile), (0.2, 0.17), 0.05 + 0.05 * max(expression.smile, 0)
-        )
+        plane.bump((side * 0.55, 0.28 - 0.06 * expression.smile), (0.2, 0.17), 0.05 + 0.05 * max(expression.smile, 0))
     plane.bump((0, features.mouth_height), (0.26, 0.15), 0.09)
     plane.bump((0, features.face_length - 0.22), (0.2, 0.13), 0.09)
