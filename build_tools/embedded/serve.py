@@ -54,7 +54,7 @@ def serve_command(
 
 def serve(options: ServerOptions, console: Console) -> int:
     """Run the server until it ends for good (its exit code) or this process is told to stop (0)."""
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with console.status("starting") as status:
             server = EmbeddedServer(options, lambda message: status.update(message))
@@ -66,7 +66,8 @@ def serve(options: ServerOptions, console: Console) -> int:
         console.print("stopped")
         return 0
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _announce(server: EmbeddedServer, console: Console) -> None:

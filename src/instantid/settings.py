@@ -22,4 +22,7 @@ class Settings(BaseSettings):
     )
     max_rows: int = Field(16, ge=2, le=256, description="UNet rows in memory at once, per instance.")
     cpu_threads: int = Field(1, ge=1, le=256, description="Torch threads of one denoiser process.")
+    step_timeout: float = Field(
+        30.0, ge=1, le=600, description="Seconds after which a step is stuck and the server is ended."
+    )
     embed_metadata: bool = Field(True, description="Write the parameters into PNG and WebP files.")

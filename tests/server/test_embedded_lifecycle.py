@@ -40,10 +40,11 @@ input [{ name: "x" data_type: TYPE_FP32 dims: [3] }]
 output [{ name: "y" data_type: TYPE_FP32 dims: [4] }]
 """
 OWNER = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
 from build_tools.embedded.server import EmbeddedServer, ServerOptions
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 root = Path(sys.argv[1])
 options = ServerOptions(root / "repository", root / "run", ready_model="echo", exit_timeout=3)
 with EmbeddedServer(options) as server:

@@ -291,3 +291,33 @@ def test_costs_between_and_beyond_the_measured_rows():
 def test_cost_table_survives_its_file(tmp_path):
     COSTS.save(tmp_path / "costs.json")
     assert CostTable.load(tmp_path / "costs.json") == COSTS
+
+
+def test_an_observer_that_fails_stops_nobody():
+    class Failing:
+        def stepped(self, *facts):
+            raise RuntimeError("metrics are gone")
+
+        ended = stepped
+
+    bench = Bench()
+    bench.engine._observer = Failing()
+    bench.add("one", 2)
+    assert bench.finish() == {"one": "one"}
+
+
+def test_observers_hear_of_steps_and_ends():
+    heard = []
+
+    class Listening:
+        def stepped(self, batch, seconds, active):
+            heard.append(("step", len(batch), round(seconds, 2), active))
+
+        def ended(self, task, outcome, seconds):
+            heard.append((outcome, round(seconds, 2)))
+
+    bench = Bench()
+    bench.engine._observer = Listening()
+    bench.add("a", 1)
+    bench.finish()
+    assert heard == [("step", 1, 1.0, 1), ("a", 1.0)]

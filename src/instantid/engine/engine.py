@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
+from instantid.engine.observer import Observer, Silent
 from instantid.engine.policy import Policy
 from instantid.engine.task import Denoiser, Task
 from instantid.errors import Cancelled, EngineFailure, ServiceError
@@ -32,6 +33,7 @@ class Engine:
         *,
         max_rows: int,
         encoders: Executor | None = None,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._denoiser = denoiser
@@ -40,6 +42,8 @@ class Engine:
         self._max_rows = max_rows
         self._clock = clock
         self._encoders = encoders or ThreadPoolExecutor(2, thread_name_prefix="encode")
+        self._observer = observer or Silent()
+        self._tick_began: float | None = None
         self._changed = threading.Condition()
         self._waiting: list[Task] = []
         self._active: list[Task] = []
@@ -73,7 +77,9 @@ class Engine:
         """Step until closed; every task that is left then is answered with an error."""
         try:
             while self._await_work():
+                self._tick_began = self._clock()
                 self.step()
+                self._tick_began = None
         finally:
             self.close()
 
@@ -95,6 +101,12 @@ class Engine:
             self._changed.notify_all()
         self._end(left, EngineFailure("the server is stopping"))
         self._encoders.shutdown(wait=True)
+
+    @property
+    def tick_seconds(self) -> float:
+        """How long the tick that runs now has taken; 0 between ticks."""
+        began = self._tick_began
+        return 0.0 if began is None else self._clock() - began
 
     @property
     def idle(self) -> bool:
@@ -147,6 +159,7 @@ class Engine:
 
     def _advance(self, batch: list[Task]) -> None:
         self._policy.charge(batch)
+        began = self._clock()
         try:
             self._denoiser.step([task.state for task in batch])
         except Exception as error:  # noqa: BLE001
@@ -156,6 +169,8 @@ class Engine:
             log.warning("a step of %d requests failed (%s); running each alone", len(batch), error)
             for task in batch:
                 self._advance([task])
+        else:
+            self._tell(self._observer.stepped, batch, self._clock() - began, len(self._active))
 
     def _hand_on(self, batch: Collection[Task]) -> None:
         for task in batch:
@@ -177,17 +192,27 @@ class Engine:
 
     def _encode_and_answer(self, task: Task, pictures: Any) -> None:
         try:
-            task.answer.give(self._encode(task.job, pictures))
+            self._answer(task, self._encode(task.job, pictures))
         except Exception as error:  # noqa: BLE001
             self._fail(task, error)
 
     def _fail(self, task: Task, error: Exception) -> None:
         self._remove(task)
-        if isinstance(error, ServiceError):
-            task.answer.give(error)
-            return
-        log.error("request %r failed", task.request_id, exc_info=error)
-        task.answer.give(EngineFailure("the picture could not be made; the server's log has the reason"))
+        if not isinstance(error, ServiceError):
+            log.error("request %r failed", task.request_id, exc_info=error)
+            error = EngineFailure("the picture could not be made; the server's log has the reason")
+        self._answer(task, error)
+
+    def _answer(self, task: Task, outcome: Any) -> None:
+        if task.answer.give(outcome):
+            self._tell(self._observer.ended, task, outcome, self._clock() - task.arrived)
+
+    @staticmethod
+    def _tell(observer: Callable[..., None], *facts: Any) -> None:
+        try:
+            observer(*facts)
+        except Exception:
+            log.exception("an observer failed")
 
     def _remove(self, task: Task) -> None:
         with self._changed:
@@ -198,7 +223,6 @@ class Engine:
             task.state = None
             self._changed.notify_all()
 
-    @staticmethod
-    def _end(tasks: Iterable[Task], error: ServiceError) -> None:
+    def _end(self, tasks: Iterable[Task], error: ServiceError) -> None:
         for task in tasks:
-            task.answer.give(error)
+            self._answer(task, error)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,8 @@ from instantid.images import encode_picture
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
 from instantid.serving.calibration import measure
+from instantid.serving.heartbeat import Heartbeat, Watch, end_server, heartbeat_folder
+from instantid.serving.metrics import EngineMetrics
 from instantid.serving.model import set_up
 from instantid.serving.tensors import error_response, make_response, read_inputs
 from instantid.settings import Settings
@@ -35,9 +36,18 @@ class DenoiserModel:
         device = choose_device(args)
         denoiser = SdxlDenoiser.load(self.settings.weights, device, choose_dtype(self.settings, device))
         costs = measure(denoiser, load_profile(self.settings.weights), self.settings.max_rows)
-        self.engine = Engine(denoiser, Policy(costs), self._encode, max_rows=self.settings.max_rows)
+        name = args["model_instance_name"]
+        self.engine = Engine(
+            denoiser,
+            Policy(costs),
+            self._encode,
+            max_rows=self.settings.max_rows,
+            observer=EngineMetrics(name, lambda: denoiser.networks.text.encode.cache_info()[:2]),
+        )
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+        self._heartbeat = Heartbeat(heartbeat_folder(os.getppid()), name, self._is_alive)
+        self._watch = Watch(heartbeat_folder(os.getppid()), end_server)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Returns once the engine has room again, so that later requests wait in Triton's queue."""
@@ -45,17 +55,21 @@ class DenoiserModel:
         self.engine.submit([task for task in tasks if task is not None])
 
     def finalize(self) -> None:
+        self._watch.close()
+        self._heartbeat.close()
         self.engine.close()
         self._thread.join(timeout=30)
 
     def _run(self) -> None:
-        """The engine's thread. Without it nobody would be answered again, so its end is the server's."""
+        """The engine's thread. Without it nobody would be answered again: its end stops the heartbeat."""
         try:
             self.engine.run()
-        except BaseException:
-            log.exception("the engine stopped; stopping the server")
-            os.kill(os.getppid(), signal.SIGTERM)
+        except Exception:
+            log.exception("the engine stopped")
             raise
+
+    def _is_alive(self) -> bool:
+        return self._thread.is_alive() and self.engine.tick_seconds < self.settings.step_timeout
 
     def _task(self, request: Any) -> Task | None:
         request_id = request.request_id()

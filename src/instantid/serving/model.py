@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from instantid.contract import Model, Tensor
+from instantid.serving.heartbeat import Watch, end_server, heartbeat_folder
 from instantid.serving.tensors import error_response, make_response, read_inputs, read_parameters
 from instantid.settings import Settings
 
@@ -44,9 +46,13 @@ class BlockingModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = set_up(self.model, args)
+        self._watch = Watch(heartbeat_folder(os.getppid()), end_server)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        self._watch.close()
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
         raise NotImplementedError

@@ -1,0 +1,199 @@
+"""What the engine promises, on the real server: deadlines, cancellation, metrics, and what happens when it dies."""
+
+import re
+import shutil
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from build_tools.embedded.serve import project_options
+from build_tools.embedded.server import EmbeddedServer
+from instantid import contract
+from instantid_client import DeadlineExceeded, InstantIDClient, InstantIDError
+
+from .conftest import ROOT
+
+LONG = {"num_inference_steps": 100, "num_images_per_prompt": 4, "width": 256, "height": 256, "scheduler": "heun"}
+"""Some tens of seconds on two cores."""
+
+
+def metric(server, name, **labels):
+    text = urllib.request.urlopen(server.metrics_url, timeout=10).read().decode()
+    total = 0.0
+    for line in text.splitlines():
+        if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
+            total += float(line.rsplit(" ", 1)[1])
+    return total
+
+
+def wait_until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_deadline_stops_the_work_inside_the_ensemble(server, client, astronaut):
+    cancelled = metric(server, "instantid_requests_total", outcome="CANCELLED")
+    with pytest.raises(DeadlineExceeded):
+        client.generate(astronaut, "a portrait", timeout=3.0, **LONG)
+    wait_until(lambda: metric(server, "instantid_requests_total", outcome="CANCELLED") == cancelled + 1, 5)
+    rows = metric(server, "instantid_step_rows_total")
+    time.sleep(1.0)
+    assert metric(server, "instantid_step_rows_total") == rows
+
+
+def direct_inputs(client, astronaut):
+    """What the denoiser is given for LONG, made by the stages before it."""
+
+    def tensor(name, values, datatype):
+        made = triton.InferInput(name, list(values.shape), datatype)
+        return made.set_data_from_numpy(values)
+
+    photo = tensor("photo", np.array([astronaut], object), "BYTES")
+    prompt = tensor("prompt", np.array([b"a portrait"], object), "BYTES")
+    numbers = [
+        tensor(name, np.array([value], np.int32), "INT32") for name, value in LONG.items() if name != "scheduler"
+    ]
+    scheduler = tensor("scheduler", np.array([b"heun"], object), "BYTES")
+    request = client.infer("intake", [photo, prompt, scheduler, *numbers]).as_numpy("request")
+    return [
+        tensor("request", request.reshape(1, 1), "BYTES"),
+        tensor("embedding", np.ones((1, 512), np.float32), "FP32"),
+        tensor("landmark_picture", np.zeros((1, 256, 256, 3), np.uint8), "UINT8"),
+    ]
+
+
+def test_a_direct_caller_s_cancellation_is_seen_at_the_next_step(server, astronaut):
+    with triton.InferenceServerClient(server.grpc_url) as raw:
+        inputs, heard, done = direct_inputs(raw, astronaut), [], threading.Event()
+        cancelled = metric(server, "instantid_requests_total", outcome="CANCELLED")
+        rows = metric(server, "instantid_step_rows_total")
+
+        def answered(result, error):
+            heard.append(error)
+            done.set()
+
+        call = raw.async_infer("denoiser", inputs, answered)
+        wait_until(lambda: metric(server, "instantid_step_rows_total") > rows)
+        call.cancel()
+        assert done.wait(10)
+        assert isinstance(heard[0], InferenceServerException)
+        wait_until(lambda: metric(server, "instantid_requests_total", outcome="CANCELLED") == cancelled + 1, 5)
+
+
+def test_metrics_count_what_was_done(server, client, astronaut):
+    names = ("instantid_requests_total", "instantid_step_rows_total", "instantid_text_cache_total")
+    before = [metric(server, name) for name in names]
+    client.generate(astronaut, "a prompt of its own", num_inference_steps=5, seed=1)
+    wait_until(lambda: metric(server, names[0]) > before[0])
+    after = [metric(server, name) for name in names]
+    assert np.subtract(after, before).tolist() == [1, 10, 2]
+    assert metric(server, "instantid_step_seconds_count") > 0
+
+
+def test_the_configuration_in_force_is_logged(server):
+    log = server.log_path.read_text()
+    for name in ("intake", "face_conditioning", "denoiser"):
+        assert re.search(rf"{name}_0_0: configuration 'cpu'", log), name
+
+
+@pytest.fixture
+def own_server(weights, tmp_path):
+    def start(**changes):
+        options = project_options(weights, tmp_path / "run", ROOT / "model_repository", exit_timeout=5, **changes)
+        return EmbeddedServer(options)
+
+    return start
+
+
+def stub_of(server, model):
+    for process in psutil.Process(server.pid).children(recursive=True):
+        if any(f"/{model}/" in word for word in process.cmdline()):
+            return process
+    raise AssertionError(f"no process of {model}")
+
+
+def outcomes_while(server, photo, break_it, callers=4):
+    """What each of some callers of long requests hears when the server is broken in the middle, and how soon."""
+
+    def call(i):
+        with InstantIDClient(server.grpc_url, timeout=60) as client:
+            try:
+                client.generate(photo, "a portrait", seed=i, **LONG)
+            except InstantIDError as error:
+                return error, time.monotonic()
+            return None, time.monotonic()
+
+    with ThreadPoolExecutor(callers) as pool:
+        calls = [pool.submit(call, i) for i in range(callers)]
+        wait_until(
+            lambda: metric(server, "instantid_step_rows_total") > 0 and metric(server, "instantid_active_requests") >= 1
+        )
+        broken = time.monotonic()
+        break_it()
+        heard = [call.result() for call in calls]
+    return [(error, at - broken) for error, at in heard]
+
+
+@pytest.mark.parametrize("signal_name", ["kill", "suspend"])
+def test_callers_of_a_dead_or_frozen_engine_hear_within_ten_seconds(own_server, astronaut, signal_name):
+    with own_server() as server:
+        stub = stub_of(server, "denoiser")
+        heard = outcomes_while(server, astronaut, getattr(stub, signal_name))
+        assert all(error is not None and seconds < 10 for error, seconds in heard), heard
+        wait_until(lambda: not server.is_running(), 15)
+        if stub.is_running():
+            stub.kill()
+
+
+def test_the_supervisor_serves_again_after_the_engine_died(own_server, astronaut):
+    with own_server(supervise=True) as server:
+        heard = outcomes_while(server, astronaut, stub_of(server, "denoiser").kill)
+        assert all(error is not None for error, _ in heard)
+
+        def answers():
+            with InstantIDClient(server.grpc_url, timeout=10) as client:
+                try:
+                    return client.generate(astronaut, "a portrait", num_inference_steps=2, seed=3).seeds == (3,)
+                except InstantIDError:
+                    return False
+
+        wait_until(answers, 90)
+
+
+def test_a_stopping_server_finishes_what_it_has_taken(own_server, astronaut):
+    with own_server() as server:
+        with ThreadPoolExecutor(3) as pool:
+
+            def call(i):
+                with InstantIDClient(server.grpc_url, timeout=60) as client:
+                    return client.generate(astronaut, "x", seed=i, num_inference_steps=100).seeds
+
+            calls = [pool.submit(call, i) for i in range(3)]
+            wait_until(lambda: metric(server, "instantid_active_requests") == 3)
+            psutil.Process(server.pid).terminate()
+            assert [call.result() for call in calls] == [(0,), (1,), (2,)]
+        wait_until(lambda: not server.is_running(), 30)
+
+
+def test_two_instances_share_the_load(weights, tmp_path, astronaut):
+    repository = tmp_path / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    config = repository / "denoiser" / "configs" / "cpu.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    options = project_options(weights, tmp_path / "run", repository)
+    with EmbeddedServer(options) as server, InstantIDClient(server.grpc_url, timeout=60) as client:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: client.generate(astronaut, "x", seed=i, num_inference_steps=10), range(8)))
+        done = [metric(server, "instantid_requests_total", instance=f"denoiser_0_{i}", outcome="OK") for i in (0, 1)]
+    assert sum(done) == 8
+    assert min(done) >= 2
+    assert contract.DENOISER.name == "denoiser"
