@@ -71,8 +71,7 @@ def warp(graph: Graph, images: str, sizes: str, photo_index: str, transform: Sim
             part = _tap(graph, images, (photo, row, column), (height, width), weight)
             sums = graph.op("Add", sums, part) if sums else part
     half = graph.op("Add", sums or "", np.float32(_WEIGHT_STEPS**2 / 2))
-    pixels = graph.op("Floor", graph.op("Mul", half, np.float32(1 / _WEIGHT_STEPS**2)))
-    return graph.op("Transpose", pixels, perm=[0, 3, 1, 2])
+    return graph.op("Floor", graph.op("Mul", half, np.float32(1 / _WEIGHT_STEPS**2)))
 
 
 def _positions(graph: Graph, forward: Similarity) -> tuple[str, str]:
@@ -114,7 +113,7 @@ def _split(graph: Graph, position: str) -> tuple[str, str]:
 def _tap(
     graph: Graph, images: str, index: tuple[str, str, str], extent: tuple[str, str], weight: str
 ) -> str:
-    """Weighted pixels FP32 [f, 112, 112, 3] of one of the four neighbours; zero outside the photo."""
+    """Weighted pixels FP32 [f, 3, 112, 112] of one of the four neighbours; zero outside the photo."""
     inside, clipped = weight, []
     for position, limit in zip(index[1:], extent, strict=True):
         last = graph.op("Sub", limit, np.int64(1))
@@ -123,7 +122,8 @@ def _tap(
         inside = graph.op("Mul", inside, cast(graph, graph.op("Equal", kept, position), np.float32))
     photo = graph.op("Expand", graph.op("Unsqueeze", index[0], ints(3)), graph.op("Shape", clipped[0]))
     pixels = graph.op("GatherND", images, graph.op("Concat", photo, *clipped, axis=3))
-    return graph.op("Mul", cast(graph, pixels, np.float32), graph.op("Unsqueeze", inside, ints(3)))
+    planes = cast(graph, graph.op("Transpose", pixels, perm=[0, 3, 1, 2]), np.float32)
+    return graph.op("Mul", planes, graph.op("Unsqueeze", inside, ints(1)))
 
 
 def _rest(graph: Graph, part: str) -> str:

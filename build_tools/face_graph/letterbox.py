@@ -108,23 +108,19 @@ def _blend_columns(graph: Graph, images: str, photo: str, rows: str, columns: _T
 
 
 def _blend_rows(graph: Graph, near: str, far: str, rows: _Taps) -> str:
-    """Resized planes, FP32 [3, new height, new width] of whole numbers in [0, 255]."""
+    """Resized planes, UINT8 [3, new height, new width]; the cast cuts `sum / 4 + 1 / 2` as cv2's shift does."""
     parts = [
         graph.op("Div", graph.op("Mul", part, weight), np.int32(65536))
         for part, weight in ((near, rows.near_weight), (far, rows.far_weight))
     ]
-    total = graph.op("Add", graph.op("Add", *parts), np.int32(2))
-    pixels = cast(graph, graph.op("Div", total, np.int32(4)), np.float32)
+    quarter = graph.op("Mul", cast(graph, graph.op("Add", *parts), np.float32), np.float32(0.25))
+    pixels = cast(graph, graph.op("Add", quarter, np.float32(0.5)), np.uint8)
     return graph.op("Transpose", pixels, perm=[0, 2, 1])
 
 
 def _blob(graph: Graph, pixels: str, side: str, height: str, width: str) -> str:
-    normalised = graph.op(
-        "Mul", graph.op("Sub", pixels, np.float32(_MEAN)), np.float32(1 / _DEVIATION)
-    )
     zero = np.int64(0)
-    pads = vector(
-        graph, zero, zero, zero, zero, graph.op("Sub", side, height), graph.op("Sub", side, width)
-    )
-    padded = graph.op("Pad", normalised, pads, np.float32(-_MEAN / _DEVIATION))
-    return graph.op("Unsqueeze", padded, ints(0))
+    beyond = graph.op("Sub", side, height), graph.op("Sub", side, width)
+    padded = graph.op("Pad", pixels, vector(graph, zero, zero, zero, zero, *beyond), np.uint8(0))
+    centred = graph.op("Sub", cast(graph, padded, np.float32), np.float32(_MEAN))
+    return graph.op("Unsqueeze", graph.op("Mul", centred, np.float32(1 / _DEVIATION)), ints(0))

@@ -8,7 +8,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, compose, helper, version_converter
 
-from build_tools.face_graph.ops import OPSET, Graph
+from build_tools.face_graph.ops import OPSET, Graph, Shape
+from build_tools.face_graph.prelu import split_prelu
 from instantid.contract import DETECTION_SIZES, EMBEDDING_SIZE
 
 STRIDES = (8, 16, 32)
@@ -28,15 +29,22 @@ class Network:
 
     model: onnx.ModelProto
     dtype: type[np.generic]
+    shape: Shape
 
     @property
     def input_name(self) -> str:
         return self.model.graph.input[0].name
 
     def insert(self, graph: Graph, blob: str) -> None:
-        """Add the network's nodes and weights to `graph`, reading FP32 `blob`."""
+        """Add the network's nodes and weights to `graph`, reading FP32 `blob`.
+
+        Without the declared shape onnxruntime leaves sums beside convolutions instead of adding in place.
+        """
         to = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
         graph.op("Cast", blob, name=self.input_name, to=to)
+        graph.declare(self.input_name, to, self.shape)
+        if self.dtype == np.float32:
+            graph.declare(blob, to, self.shape)
         graph.nodes.extend(self.model.graph.node)
         graph.constants.extend(self.model.graph.initializer)
 
@@ -68,7 +76,7 @@ def read_detector(path: Path) -> Detector:
     sizes = tuple(size for size in DETECTION_SIZES if all(side in (0, size) for side in sides))
     if not sizes or sizes[0] != DETECTION_SIZES[0]:
         raise FaceModelError(f"{path}: input is {sides[0]}x{sides[1]}, expected {DETECTION_SIZES[0]} or any size")
-    network = _network(path, model, "detector/")
+    network = _network(path, model, "detector/", (1, 3, "side", "side"))
     for size in sizes:
         groups = _group(path, _probe(path, model, (1, 3, size, size)), size)
     outputs = {width: tuple(f"detector/{name}" for name in names) for width, names in groups.items()}
@@ -87,7 +95,7 @@ def read_recogniser(path: Path, batch: int) -> Recogniser:
         shapes = ", ".join(str(output.shape) for output in outputs.values())
         raise FaceModelError(f"{path}: outputs are {shapes}, expected one of [faces, {EMBEDDING_SIZE}]")
     mean, deviation = (0.0, 1.0) if _normalises_itself(model) else (127.5, 127.5)
-    network = _network(path, model, "recogniser/")
+    network = _network(path, model, "recogniser/", ("group_faces", 3, CROP, CROP))
     return Recogniser(network, f"recogniser/{next(iter(outputs))}", batch, mean, deviation)
 
 
@@ -110,7 +118,7 @@ def _input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
     return inputs[0]
 
 
-def _network(path: Path, model: onnx.ModelProto, prefix: str) -> Network:
+def _network(path: Path, model: onnx.ModelProto, prefix: str, shape: Shape) -> Network:
     """The model in our opset, without the shapes it declares: published files keep those of another input size."""
     entry = _input(path, model)
     fitted = onnx.ModelProto()
@@ -125,7 +133,8 @@ def _network(path: Path, model: onnx.ModelProto, prefix: str) -> Network:
     if fitted.opset_import[0].version != OPSET:
         fitted = version_converter.convert_version(fitted, OPSET)
     dtype = _FLOATS[entry.type.tensor_type.elem_type]
-    return Network(compose.add_prefix(fitted, prefix), dtype)
+    split_prelu(fitted.graph)
+    return Network(compose.add_prefix(fitted, prefix), dtype, shape)
 
 
 def _probe(path: Path, model: onnx.ModelProto, shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ class Graph:
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
+    shapes: list[onnx.ValueInfoProto] = field(default_factory=list)
 
     def op(self, kind: str, *inputs: Value, name: str | None = None, **attributes: object) -> str:
         """Add an operator with one output and return the output's name; arrays become constants."""
@@ -36,6 +37,10 @@ class Graph:
         names = [self._name(value) for value in inputs]
         self.nodes.append(helper.make_node(kind, names, list(outputs), **attributes))
 
+    def declare(self, name: str, kind: int, shape: Shape) -> None:
+        """State the shape of a tensor that shape inference cannot see through to."""
+        self.shapes.append(helper.make_tensor_value_info(name, kind, shape))
+
     def body(self) -> "Graph":
         """An empty graph for a Loop inside this one; it may use this graph's names."""
         return Graph(self.numbers)
@@ -47,6 +52,7 @@ class Graph:
             [helper.make_tensor_value_info(*signature) for signature in inputs],
             [helper.make_tensor_value_info(*signature) for signature in outputs],
             initializer=self.constants,
+            value_info=self.shapes,
         )
 
     def _name(self, value: Value) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from build_tools.fullsize_faces.iresnet import IResNet
 from build_tools.fullsize_faces.scrfd import ANCHORS, HEAD, STRIDES, Scrfd
@@ -42,7 +43,7 @@ def write_recogniser(path: Path, *, float16: bool = False, seed: int = 0) -> Non
 def random_detector(score_bias: float, seed: int) -> Scrfd:
     """SCRFD-10GF with finite activations of about unit variance."""
     torch.manual_seed(seed)
-    model = _calibrated(Scrfd(), torch.rand(2, 3, 160, 160) * 2 - 1)
+    model = _calibrated(Scrfd(), _clouds(4, 256))
     with torch.no_grad():
         for module in model.heads:
             for conv, bias, spread in _heads(module, score_bias):
@@ -54,14 +55,14 @@ def random_detector(score_bias: float, seed: int) -> Scrfd:
 def random_recogniser(seed: int) -> IResNet:
     """IResNet-100 with finite activations of about unit variance."""
     torch.manual_seed(seed)
-    return _calibrated(IResNet(), torch.rand(4, 3, 112, 112) * 2 - 1)
+    return _calibrated(IResNet(), _clouds(4, 112))
 
 
 def _heads(head: nn.Module, score_bias: float) -> list[tuple[nn.Conv2d, Tensor, float]]:
     sides = torch.tensor(_FACE_SIDES).reshape(ANCHORS, 1)
     landmarks = torch.tensor(_LANDMARKS).reshape(1, -1)
     return [
-        (head.score, torch.full((ANCHORS,), score_bias), 2.0),
+        (head.score, torch.full((ANCHORS,), score_bias), 1.0),
         (head.distance, sides.expand(ANCHORS, 4).reshape(-1), 0.2),
         (head.landmark, (sides * landmarks).reshape(-1), 0.1),
     ]
@@ -77,6 +78,13 @@ def _calibrated(model: nn.Module, examples: Tensor) -> nn.Module:
     with torch.no_grad():
         model.train()(examples)
     return model.eval()
+
+
+def _clouds(count: int, side: int) -> Tensor:
+    """Noise of all scales, `[count, 3, side, side]` in [-1, 1]: nearer to photos than white noise is."""
+    octaves = [torch.randn(count, 3, width, width) for width in (2, 4, 8, 16, 32, 64)]
+    sized = [functional.interpolate(octave, size=(side, side), mode="bilinear") for octave in octaves]
+    return torch.stack(sized).sum(dim=0).mul(0.3).clamp(-1, 1)
 
 
 def _export(
