@@ -108,8 +108,8 @@ def test_the_configuration_in_force_is_logged(server):
 @pytest.fixture
 def own_server(weights, tmp_path):
     def start(**changes):
-        options = project_options(weights, tmp_path / "run", ROOT / "model_repository", exit_timeout=5, **changes)
-        return EmbeddedServer(options)
+        changes = {"exit_timeout": 5, **changes}
+        return EmbeddedServer(project_options(weights, tmp_path / "run", ROOT / "model_repository", **changes))
 
     return start
 
@@ -170,7 +170,7 @@ def test_the_supervisor_serves_again_after_the_engine_died(own_server, astronaut
 
 
 def test_a_stopping_server_finishes_what_it_has_taken(own_server, astronaut):
-    with own_server() as server:
+    with own_server(exit_timeout=60) as server:
         with ThreadPoolExecutor(3) as pool:
 
             def call(i):

@@ -1,0 +1,224 @@
+"""The whole face graph against insightface on the same files, with small networks that find bright discs."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import helper
+from torch import nn
+from torch.nn import functional
+
+from build_tools.face_graph import FaceModelError, build_face_graph
+from build_tools.face_graph.parity import Differences, Graph, Reference, on_canvas, photo_faces
+
+CPU = ["CPUExecutionProvider"]
+KINDS = (1, 4, 10)
+SHAPE = torch.tensor([-0.35, -0.2, 0.35, -0.2, 0.0, 0.15, -0.25, 0.5, 0.25, 0.5])
+
+
+class DiscDetector(nn.Module):
+    """Scores bright discs of about 10 pixels' radius by centre minus surround; sizes and landmarks from random filters."""
+
+    def __init__(self, batched: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.batched = batched
+        self.filters = nn.ModuleList(nn.Conv2d(3, 30, 9, stride=s, padding=4) for s in (8, 16, 32))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        grey = images.mean(dim=1, keepdim=True)
+        contrast = functional.avg_pool2d(grey, 15, 1, 7) - functional.avg_pool2d(grey, 45, 1, 22)
+        rows: dict[int, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+        for stride, filters in zip((8, 16, 32), self.filters, strict=True):
+            noise = filters(images).permute(0, 2, 3, 1)
+            seen = contrast[:, :, ::stride, ::stride].permute(0, 2, 3, 1)
+            score, distance, offset = noise.split([2, 8, 20], dim=3)
+            sides = 16 / stride
+            rows[1].append(torch.sigmoid(20 * (seen - 0.72) + 0.3 * score))
+            rows[4].append(sides * (1 + 0.3 * torch.tanh(distance)))
+            rows[10].append(sides * (SHAPE.repeat(2) + 0.1 * torch.tanh(offset)))
+        shape = (1, -1) if self.batched else (-1,)
+        return tuple(level.reshape(*shape, kind) for kind in KINDS for level in rows[kind])
+
+
+class SmallRecogniser(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 7, stride=4), nn.BatchNorm2d(8), nn.PReLU(8), nn.Conv2d(8, 16, 5, stride=4), nn.Flatten()
+        )
+        self.slopes()
+        self.embedding = nn.Linear(16 * 36, 512)
+
+    def slopes(self) -> None:
+        self.body[2].weight.data = torch.linspace(-0.5, 1.5, 8)
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        return self.embedding(self.body(crops))
+
+
+def export(model: nn.Module, example: torch.Tensor, path: Path, outputs: int, opset: int = 17) -> Path:
+    axes = {"x": {2: "h", 3: "w"} if outputs == 9 else {0: "batch"}}
+    names = [f"o{i}" for i in range(outputs)]
+    torch.onnx.export(
+        model.eval(), (example,), str(path), input_names=["x"], output_names=names, dynamic_axes=axes,
+        opset_version=opset, dynamo=False,
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    export(DiscDetector(), torch.zeros(1, 3, 640, 640), folder / "detector.onnx", 9)
+    export(SmallRecogniser(), torch.zeros(1, 3, 112, 112), folder / "recogniser.onnx", 1)
+    build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", folder / "fused.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graph(folder) -> Graph:
+    return Graph(folder / "fused.onnx", CPU, 2)
+
+
+@pytest.fixture(scope="module")
+def reference(folder) -> Reference:
+    (folder / "reference").mkdir()
+    return Reference(folder / "detector.onnx", folder / "recogniser.onnx", folder / "reference", CPU, 2)
+
+
+def discs(size: tuple[int, int], count: int, seed: int, radius: float | None = None) -> np.ndarray:
+    """Discs on dark noise; the radius, as a share of the longer side, is by default what the detector finds at 640."""
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 30, (*size, 3), np.uint8)
+    for _ in range(count):
+        share = radius or rng.uniform(0.012, 0.02)
+        centre = (int(rng.integers(0, size[1])), int(rng.integers(0, size[0])))
+        cv2.circle(picture, centre, max(2, round(share * max(size))), tuple(rng.integers(225, 255, 3).tolist()), -1)
+    return picture
+
+
+SIZES = [(1280, 1280), (832, 1280), (1280, 700), (640, 640), (300, 451), (97, 1280), (1111, 60)]
+
+
+def test_same_faces_as_insightface(graph, reference):
+    total = Differences()
+    for seed, size in enumerate(SIZES * 3):
+        picture = discs(size, 1 + 3 * (seed % 5), seed)
+        total.add(graph.find(picture), reference.find(picture), threshold=0.5)
+    assert (total.missed, total.extra, total.other_largest) == (0, 0, 0)
+    assert len(total.cosines) > 60
+    assert max(total.boxes + total.landmarks) < 0.5
+    assert min(total.cosines) > 0.9995
+
+
+def test_best_score_first_as_in_insightface(graph, reference):
+    ours, theirs = (side.find(discs((832, 1280), 12, 5)) for side in (graph, reference))
+    np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.01)
+    assert np.all(np.diff(ours.scores) <= 0)
+
+
+def test_second_size_only_where_the_first_finds_nothing(graph, reference):
+    close, ordinary, empty = discs((1280, 1280), 1, 8, radius=0.078), discs((960, 1280), 4, 3), discs((640, 1280), 0, 1)
+    outputs = graph.run(*on_canvas([close, ordinary, empty]))
+    assert outputs["detection_size"].tolist() == [128, 640, 0]
+    theirs = [reference.find(picture) for picture in (close, ordinary, empty)]
+    assert [found.detection_size for found in theirs] == [128, 640, 0]
+    total = Differences()
+    total.add(photo_faces(outputs, 0), theirs[0], 0.5)
+    assert total.cosines
+    assert max(total.boxes) < 0.5
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_many_photos_equal_one_by_one(graph, count):
+    photos = [discs(SIZES[i], (0, 3, 9, 1, 5)[i], seed=i) for i in range(count)]
+    together = graph.run(*on_canvas(photos))
+    assert together["detection_size"].shape == (count,)
+    for i, photo in enumerate(photos):
+        alone, part = graph.find(photo), photo_faces(together, i)
+        np.testing.assert_array_equal(part.boxes, alone.boxes)
+        np.testing.assert_allclose(part.embeddings, alone.embeddings, rtol=1e-4, atol=1e-4)
+
+
+def test_no_photos_and_no_faces_give_empty_outputs(graph):
+    for photos in ([], [discs((400, 640), 0, 1)]):
+        outputs = graph.run(*on_canvas(photos))
+        shapes = [outputs[name].shape for name in ("boxes", "scores", "landmarks", "embeddings", "photo_index")]
+        assert shapes == [(0, 4), (0,), (0, 5, 2), (0, 512), (0,)]
+        assert outputs["detection_size"].tolist() == [0] * len(photos)
+
+
+def test_fifty_faces_and_the_cut_to_the_largest(folder, graph, reference, tmp_path):
+    crowd = discs((1280, 1280), 90, 11)
+    theirs = reference.find(crowd)
+    assert 50 <= len(theirs.scores) <= 64
+    np.testing.assert_allclose(graph.find(crowd).boxes, theirs.boxes, atol=0.01)
+    build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "few.onnx", max_faces=7)
+    kept = np.sort(np.argsort(-theirs.areas, kind="stable")[:7])
+    np.testing.assert_allclose(Graph(tmp_path / "few.onnx", CPU, 2).find(crowd).boxes, theirs.boxes[kept], atol=0.01)
+
+
+def test_weights_stand_in_the_file_once(folder):
+    parts = sum((folder / name).stat().st_size for name in ("detector.onnx", "recogniser.onnx"))
+    assert (folder / "fused.onnx").stat().st_size < parts + 120_000
+
+
+def test_standard_operators_of_opset_17(folder):
+    model = onnx.load(str(folder / "fused.onnx"))
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 17)]
+
+
+def test_published_oddities(folder, graph, tmp_path):
+    """Opset 11, shuffled outputs with a batch dimension and false shapes, weights among the inputs; float16 recogniser."""
+    old = export(DiscDetector(batched=True), torch.zeros(1, 3, 640, 640), tmp_path / "old.onnx", 9, opset=11)
+    model = onnx.load(str(old))
+    outputs = [model.graph.output[i] for i in (3, 8, 0, 4, 1, 7, 2, 6, 5)]
+    del model.graph.output[:]
+    for output in outputs:
+        false = helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, ["a", 99, "b"])
+        model.graph.output.append(false)
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    onnx.save(model, str(old))
+    half = export(SmallRecogniser().half(), torch.zeros(1, 3, 112, 112).half(), tmp_path / "half.onnx", 1)
+    build_face_graph(old, half, tmp_path / "fused.onnx")
+    picture, total = discs((832, 1280), 9, 2), Differences()
+    total.add(Graph(tmp_path / "fused.onnx", CPU, 2).find(picture), graph.find(picture), 0.5)
+    assert (total.missed, total.extra) == (0, 0)
+    assert min(total.cosines) > 0.9995
+
+
+def test_recogniser_that_takes_one_face_at_a_time(folder, graph, tmp_path):
+    model = onnx.load(str(folder / "recogniser.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, str(tmp_path / "one.onnx"))
+    build_face_graph(folder / "detector.onnx", tmp_path / "one.onnx", tmp_path / "fused.onnx")
+    picture = discs((832, 1280), 9, 2)
+    ours = Graph(tmp_path / "fused.onnx", CPU, 2).find(picture)
+    np.testing.assert_allclose(ours.embeddings, graph.find(picture).embeddings, rtol=1e-4, atol=1e-4)
+
+
+def test_other_files_are_refused_by_name(folder, tmp_path):
+    detector, recogniser = folder / "detector.onnx", folder / "recogniser.onnx"
+    (tmp_path / "text.onnx").write_text("no network")
+    with pytest.raises(FaceModelError, match=r"recogniser\.onnx.*640"):
+        build_face_graph(recogniser, recogniser, tmp_path / "out.onnx")
+    with pytest.raises(FaceModelError, match=r"detector\.onnx.*512"):
+        build_face_graph(detector, detector, tmp_path / "out.onnx")
+    for name in ("text.onnx", "missing.onnx"):
+        with pytest.raises(FaceModelError, match=name):
+            build_face_graph(tmp_path / name, recogniser, tmp_path / "out.onnx")
+    with pytest.raises(ValueError, match=r"score_threshold is 1\.5"):
+        build_face_graph(detector, recogniser, tmp_path / "out.onnx", score_threshold=1.5)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_graph_loads_without_warnings(folder, capfd):
+    onnxruntime.InferenceSession(str(folder / "fused.onnx"), providers=CPU)
+    assert "[W:" not in capfd.readouterr().err
