@@ -9,7 +9,7 @@ guidance at 1024x1024 at 450 TFLOP/s, and the published gains of batching (H200:
 import random
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,26 +40,27 @@ DECODE_STEPS = 0.4
 
 @dataclass(frozen=True)
 class Class:
-    """A kind of request: its share of all requests and what it asks for."""
+    """A kind of request: its share of the load, what it sends on top of that, and what it asks for."""
 
     name: str
     share: float
     steps: int
+    flood: float = 0.0
     size: Size = LARGE
     tenant: str = "a"
     priority_level: int = 2
 
 
-TENANTS = tuple(Class(f"tenant {name}", 0.2, 30, tenant=name) for name in "abcd")
+TENANTS = tuple(Class(f"tenant {name}", 0.2, 30, tenant=name) for name in "abcde")
 MIXES: dict[str, tuple[Class, ...]] = {
     "steps": (Class("30 steps", 0.8, 30), Class("8 steps", 0.2, 8)),
     "three": (Class("30 steps", 0.5, 30), Class("8 steps", 0.3, 8), Class("50 steps", 0.2, 50)),
-    "sizes": (Class("1024x1024", 0.4, 30), Class("512x512", 0.6, 30, SMALL)),
+    "sizes": (Class("1024x1024", 0.4, 30), Class("512x512", 0.6, 30, size=SMALL)),
     "priorities": (Class("urgent", 0.1, 30, priority_level=1), Class("normal", 0.9, 30)),
     "tenants": TENANTS,
-    "flood": (*TENANTS, Class("flood", 2.0, 30, tenant="flood")),
+    "flood": (*TENANTS[:-1], replace(TENANTS[-1], flood=1.8)),
 }
-"""`flood` adds a tenant that sends ten times the others' share; its load comes on top of theirs."""
+"""In `flood` the last of five tenants sends ten times its share; the others send what they send in `tenants`."""
 
 
 class FirstCome(Policy):
@@ -71,8 +72,8 @@ class FirstCome(Policy):
         first, *others = sorted(tasks, key=lambda task: task.arrived)
         return [first, *(task for task in others if task.size == first.size)][: self.limit]
 
-    def order(self, tasks: Collection[Task], now: float) -> list[Task]:
-        return sorted(tasks, key=lambda task: task.arrived)
+    def first(self, tasks: Collection[Task], now: float) -> Task:
+        return min(tasks, key=lambda task: task.arrived)
 
 
 class StepLevelFirstCome(FirstCome):
@@ -146,13 +147,11 @@ def solo(costs: CostTable, kind: Class) -> float:
 def arrivals(
     mix: Sequence[Class], costs: CostTable, load: float, requests: int, seed: int
 ) -> list[tuple[float, Class]]:
-    """Poisson arrivals at `load` times what one request at a time can serve; a flood comes on top."""
+    """Poisson arrivals at `load` times what one request at a time can serve, floods on top."""
     rng = random.Random(seed)
-    base = [kind for kind in mix if kind.tenant != "flood"]
-    total = sum(kind.share for kind in base)
-    rate = load / sum(kind.share / total * solo(costs, kind) for kind in base)
-    rate *= sum(kind.share for kind in mix) / total
-    kinds = rng.choices(mix, [kind.share for kind in mix], k=requests)
+    shares = [kind.share + kind.flood for kind in mix]
+    rate = load * sum(shares) / sum(kind.share * solo(costs, kind) for kind in mix)
+    kinds = rng.choices(mix, shares, k=requests)
     times = np.cumsum([rng.expovariate(rate) for _ in range(requests)])
     return list(zip(times.tolist(), kinds, strict=True))
 

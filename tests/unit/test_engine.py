@@ -53,7 +53,7 @@ class Bench:
     def __init__(self, max_rows=8, quantum=1.0, ageing=0.0):
         self.denoiser = CountingDenoiser()
         self.heard = {}
-        policy = Policy(COSTS, quantum, ageing)
+        policy = Policy(COSTS, quantum=quantum, ageing=ageing)
         self.engine = Engine(
             self.denoiser, policy, lambda job, name: name, max_rows=max_rows, clock=lambda: self.denoiser.now
         )
@@ -144,7 +144,7 @@ def test_priority_comes_before_length():
 
 
 def test_a_flooding_tenant_does_not_delay_another():
-    bench = Bench(max_rows=20)
+    bench = Bench(max_rows=20, quantum=0.0)
     for i in range(10):
         bench.add(f"flood{i}", 2, tenant="flood")
     bench.add("other", 8, tenant="other")
@@ -153,19 +153,29 @@ def test_a_flooding_tenant_does_not_delay_another():
     assert steps_until_done <= 2 * 8 + 2
 
 
-def test_a_newcomer_gets_no_credit_for_having_been_away():
-    policy = Policy(COSTS, quantum=0.0)
-    old, new = (Task({}, SIZE, 1, 5, Answer(print), tenant=tenant) for tenant in ("old", "new"))
-    policy.keep_accounts({"old"})
-    for _ in range(50):
-        policy.charge([old])
-    policy.keep_accounts({"old", "new"})
-    turns = []
-    for _ in range(10):
-        (picked,) = policy.pick([old, new], 0.0)
+def turns(policy, tasks, count):
+    taken = []
+    for _ in range(count):
+        policy.keep_accounts({task.tenant for task in tasks})
+        (picked,) = policy.pick(tasks, 0.0)
         policy.charge([picked])
-        turns.append(picked.tenant)
-    assert turns.count("old") == 5
+        taken.append(picked.tenant)
+    return taken
+
+
+def test_who_was_away_comes_back_with_a_bounded_credit():
+    policy = Policy(CostTable({SIZE: ((1, 1.0), (2, 2.0))}), quantum=0.0, credit=0.1)
+    old, new = (Task({}, SIZE, 1, 5, Answer(print), tenant=tenant) for tenant in ("old", "new"))
+    assert turns(policy, [old], 50) == ["old"] * 50
+    assert turns(policy, [old, new], 20) == ["new"] * 6 + ["old", "new"] * 7
+
+
+def test_an_absent_tenant_s_account_is_closed_in_the_end():
+    policy = Policy(COSTS, credit=0.1)
+    gone, here = (Task({}, SIZE, 1, 5, Answer(print), tenant=tenant) for tenant in ("gone", "here"))
+    turns(policy, [gone, here], 40)
+    turns(policy, [here], 400)
+    assert set(policy._served) == {"here"}
 
 
 def test_rows_in_memory_are_bounded():

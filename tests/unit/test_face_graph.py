@@ -21,7 +21,7 @@ SHAPE = torch.tensor([-0.35, -0.2, 0.35, -0.2, 0.0, 0.15, -0.25, 0.5, 0.25, 0.5]
 
 
 class DiscDetector(nn.Module):
-    """Scores bright discs of about 10 pixels' radius by centre minus surround; sizes and landmarks from random filters."""
+    """Scores bright discs of about 10 pixels' radius by centre minus surround; random sizes and landmarks."""
 
     def __init__(self, batched: bool = False) -> None:
         super().__init__()
@@ -52,11 +52,8 @@ class SmallRecogniser(nn.Module):
         self.body = nn.Sequential(
             nn.Conv2d(3, 8, 7, stride=4), nn.BatchNorm2d(8), nn.PReLU(8), nn.Conv2d(8, 16, 5, stride=4), nn.Flatten()
         )
-        self.slopes()
-        self.embedding = nn.Linear(16 * 36, 512)
-
-    def slopes(self) -> None:
         self.body[2].weight.data = torch.linspace(-0.5, 1.5, 8)
+        self.embedding = nn.Linear(16 * 36, 512)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         return self.embedding(self.body(crops))
@@ -155,9 +152,9 @@ def test_no_photos_and_no_faces_give_empty_outputs(graph):
 
 
 def test_fifty_faces_and_the_cut_to_the_largest(folder, graph, reference, tmp_path):
-    crowd = discs((1280, 1280), 90, 11)
+    crowd = discs((1280, 1280), 54, 11)
     theirs = reference.find(crowd)
-    assert 50 <= len(theirs.scores) <= 64
+    assert 50 <= len(theirs.scores) <= 64, len(theirs.scores)
     np.testing.assert_allclose(graph.find(crowd).boxes, theirs.boxes, atol=0.01)
     build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "few.onnx", max_faces=7)
     kept = np.sort(np.argsort(-theirs.areas, kind="stable")[:7])
@@ -175,7 +172,7 @@ def test_standard_operators_of_opset_17(folder):
 
 
 def test_published_oddities(folder, graph, tmp_path):
-    """Opset 11, shuffled outputs with a batch dimension and false shapes, weights among the inputs; float16 recogniser."""
+    """Opset 11, shuffled outputs of rank 3 with false shapes, weights among the inputs; float16 recogniser."""
     old = export(DiscDetector(batched=True), torch.zeros(1, 3, 640, 640), tmp_path / "old.onnx", 9, opset=11)
     model = onnx.load(str(old))
     outputs = [model.graph.output[i] for i in (3, 8, 0, 4, 1, 7, 2, 6, 5)]

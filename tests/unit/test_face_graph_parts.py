@@ -32,9 +32,7 @@ def letterbox_session() -> onnxruntime.InferenceSession:
     graph.op("Identity", result.blob, name="blob")
     graph.op("Identity", result.scale, name="scale")
     inputs = [*PHOTOS, ("photo", TensorProto.INT64, []), ("side", TensorProto.INT64, [])]
-    return session(
-        graph, inputs, [("blob", TensorProto.FLOAT, [1, 3, None, None]), ("scale", TensorProto.FLOAT, [])]
-    )
+    return session(graph, inputs, [("blob", TensorProto.FLOAT, [1, 3, None, None]), ("scale", TensorProto.FLOAT, [])])
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import bisect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from instantid.engine.task import Size
@@ -17,9 +17,15 @@ class CostTable:
     """Step costs in seconds: for each size, (rows, seconds) pairs with rising rows."""
 
     seconds: Mapping[Size, tuple[tuple[int, float], ...]]
+    _known: dict[tuple[Size, int], float] = field(default_factory=dict, compare=False, repr=False)
 
     def step(self, size: Size, rows: int) -> float:
         """Seconds of one step: measured, interpolated between rows, or scaled by area from the nearest size."""
+        if (size, rows) not in self._known:
+            self._known[size, rows] = self._estimate(size, rows)
+        return self._known[size, rows]
+
+    def _estimate(self, size: Size, rows: int) -> float:
         known, scale = self._nearest(size)
         points = self.seconds[known]
         if len(points) == 1:

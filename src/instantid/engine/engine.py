@@ -139,9 +139,11 @@ class Engine:
     def _admit(self) -> None:
         with self._changed:
             self._policy.keep_accounts({task.tenant for task in (*self._waiting, *self._active)})
-            waiting = self._policy.order(self._waiting, self._clock())
-        for task in waiting:
+        while self._waiting:
             rows = sum(active.rows for active in self._active)
+            if self._active and rows >= self._max_rows:
+                return
+            task = self._policy.first(self._waiting, self._clock())
             if self._active and rows + task.rows > self._max_rows:
                 return
             self._start(task)

@@ -1,9 +1,10 @@
 """What runs next: priority, then a fair share for each tenant, then the shortest remaining work.
 
 Fair share: deficit round robin (Shreedhar and Varghese 1995) in its virtual-time form. Each tenant is charged
-the measured cost of the steps it was given; those within one quantum of the least served may run, so a short
-request of one tenant need not alternate with a long one of another. Shortest remaining work is pre-emptive at
-step boundaries; a request that waits gains on the others, so that none starves.
+the measured cost of the steps it was given. Those within one quantum of the least served may run, so that a short
+request of one tenant need not alternate with a long one of another; who has been away comes back with a bounded
+credit, so that a tenant below its share does not wait for one that floods. Shortest remaining work is pre-emptive
+at step boundaries; a request that waits gains on the others, so that none starves.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,40 +12,49 @@ from collections.abc import Collection, Sequence
 from instantid.engine.costs import CostTable
 from instantid.engine.task import Task
 
+PICTURE_STEPS, PICTURE_ROWS = 30, 2
+"""A picture as the unit of quantum and credit: 30 steps with guidance at the first measured size."""
+
 
 class Policy:
     """Orders tasks and forms batches; holds the tenants' accounts and nothing of a request.
 
-    `quantum` is in seconds of device time; `ageing` is how many seconds of remaining work one second since
-    arrival makes up for.
+    `quantum` and `credit` are in pictures' worth of device time; `ageing` is how many seconds of remaining work
+    one second since arrival makes up for.
     """
 
-    def __init__(self, costs: CostTable, quantum: float = 1.0, ageing: float = 0.01) -> None:
+    def __init__(self, costs: CostTable, quantum: float = 1.0, credit: float = 5.0, ageing: float = 0.01) -> None:
+        picture = PICTURE_STEPS * costs.step(next(iter(costs.seconds)), PICTURE_ROWS)
         self.costs = costs
-        self.quantum = quantum
+        self.quantum = quantum * picture
+        self.credit = credit * picture
         self.ageing = ageing
         self._served: dict[str, float] = {}
+        self._least = 0.0
 
     def keep_accounts(self, tenants: Collection[str]) -> None:
-        """Keep the accounts of those who have work; a newcomer starts with the least served, not with credit."""
-        kept = {tenant: self._served[tenant] for tenant in tenants if tenant in self._served}
-        least = min(kept.values(), default=0.0)
-        self._served = {tenant: kept.get(tenant, least) for tenant in tenants}
+        """Open accounts for those who have work and close those that have earned all the credit there is.
 
-    def order(self, tasks: Collection[Task], now: float) -> list[Task]:
-        """All tasks, the one to run first first; their tenants have accounts (`keep_accounts`)."""
-        least = min(self._served.values(), default=0.0)
-        return sorted(tasks, key=lambda task: self._rank(task, now, least))
+        To be called with the tenants of all tasks before `order` and `pick`.
+        """
+        present = [self._served[tenant] for tenant in tenants if tenant in self._served]
+        floor = min(present, default=max(self._served.values(), default=0.0)) - self.credit
+        self._served = {tenant: served for tenant, served in self._served.items() if served > floor}
+        self._served |= {tenant: max(self._served.get(tenant, floor), floor) for tenant in tenants}
+        self._least = min((self._served[tenant] for tenant in tenants), default=0.0)
+
+    def first(self, tasks: Collection[Task], now: float) -> Task:
+        """The task to run first; its tenant has an account (`keep_accounts`)."""
+        return min(tasks, key=lambda task: self._rank(task, now))
 
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
         """The next batch: the first task, and others of its size for as long as joining pays."""
-        least = min(self._served.values(), default=0.0)
-        first = min(tasks, key=lambda task: self._rank(task, now, least))
+        first = self.first(tasks, now)
         batch, rows = [first], first.rows
         peers = [task for task in tasks if task is not first and task.size == first.size]
         if not any(self.costs.joining_pays(first.size, rows, n) for n in {task.rows for task in peers}):
             return batch
-        for task in self.order(peers, now):
+        for task in sorted(peers, key=lambda task: self._rank(task, now)):
             if self.costs.joining_pays(first.size, rows, task.rows):
                 batch.append(task)
                 rows += task.rows
@@ -57,7 +67,7 @@ class Policy:
         for task in batch:
             self._served[task.tenant] += per_row * task.rows
 
-    def _rank(self, task: Task, now: float, least: float) -> tuple[int, float, float, float]:
-        over = max(self._served[task.tenant] - least - self.quantum, 0.0)
+    def _rank(self, task: Task, now: float) -> tuple[int, float, float, float]:
+        over = max(self._served[task.tenant] - self._least - self.quantum, 0.0)
         remaining = task.steps_left * self.costs.step(task.size, task.rows)
         return task.priority_level, over, remaining - self.ageing * (now - task.arrived), task.arrived
