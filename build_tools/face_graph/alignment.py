@@ -6,6 +6,7 @@ import numpy as np
 
 from build_tools.face_graph.networks import CROP
 from build_tools.face_graph.ops import Graph, cast, element, ints
+from instantid.contract import CANVAS
 
 TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)], np.float32
@@ -98,9 +99,11 @@ def _grid(graph: Graph, by_column: str, by_row: str, shift: str) -> str:
 
 
 def _fixed(graph: Graph, positions: str, axis: int) -> str:
+    """Positions as integers; those of landmarks that coincide, which have no transform, lie outside."""
     limit = np.float64(_POSITION_LIMIT * _POSITION_STEPS // 4)
     scaled = graph.op("Round", graph.op("Mul", positions, np.float64(_POSITION_STEPS)))
-    return graph.op("Unsqueeze", cast(graph, graph.op("Clip", scaled, -limit, limit), np.int64), ints(axis))
+    known = graph.op("Where", graph.op("IsNaN", scaled), limit, graph.op("Clip", scaled, -limit, limit))
+    return graph.op("Unsqueeze", cast(graph, known, np.int64), ints(axis))
 
 
 def _split(graph: Graph, position: str) -> tuple[str, str]:
@@ -110,18 +113,15 @@ def _split(graph: Graph, position: str) -> tuple[str, str]:
     return graph.op("Sub", shifted, np.int64(_POSITION_LIMIT)), cast(graph, part, np.float32)
 
 
-def _tap(
-    graph: Graph, images: str, index: tuple[str, str, str], extent: tuple[str, str], weight: str
-) -> str:
+def _tap(graph: Graph, images: str, index: tuple[str, str, str], extent: tuple[str, str], weight: str) -> str:
     """Weighted pixels FP32 [f, 3, 112, 112] of one of the four neighbours; zero outside the photo."""
-    inside, clipped = weight, []
+    inside, number = weight, index[0]
     for position, limit in zip(index[1:], extent, strict=True):
         last = graph.op("Sub", limit, np.int64(1))
         kept = graph.op("Min", graph.op("Max", position, np.int64(0)), last)
-        clipped.append(graph.op("Unsqueeze", kept, ints(3)))
+        number = graph.op("Add", graph.op("Mul", number, np.int64(CANVAS)), kept)
         inside = graph.op("Mul", inside, cast(graph, graph.op("Equal", kept, position), np.float32))
-    photo = graph.op("Expand", graph.op("Unsqueeze", index[0], ints(3)), graph.op("Shape", clipped[0]))
-    pixels = graph.op("GatherND", images, graph.op("Concat", photo, *clipped, axis=3))
+    pixels = graph.op("Gather", graph.op("Reshape", images, ints(-1, 3)), number)
     planes = cast(graph, graph.op("Transpose", pixels, perm=[0, 3, 1, 2]), np.float32)
     return graph.op("Mul", planes, graph.op("Unsqueeze", inside, ints(1)))
 

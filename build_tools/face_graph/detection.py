@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from build_tools.face_graph.letterbox import letterbox
 from build_tools.face_graph.networks import ANCHORS, STRIDES, Detector
-from build_tools.face_graph.ops import Graph, Signature, cast, element, ints, size, vector
+from build_tools.face_graph.ops import Graph, Shape, Signature, Value, cast, element, ints, size, vector
 
 _FOUND: tuple[Signature, ...] = (
     ("boxes", TensorProto.FLOAT, [None, 4]),
@@ -61,13 +61,13 @@ def detect(graph: Graph, images: str, sizes: str, detector: Detector, limits: Li
         [("go_on", TensorProto.BOOL, []), *((f"next_{name}", kind, shape) for name, kind, shape in state), *grown],
     )
     some = graph.op("Greater", size(graph, images, 0), np.int64(0))
-    start = [np.int64(0), np.int64(detector.sizes[0]), *(_empty(*signature) for signature in _FOUND)]
+    start: list[Value] = [np.int64(0), np.int64(detector.sizes[0]), *(_empty(kind, shape) for _, kind, shape in _FOUND)]
     outputs = ["last_photo", "last_size", *(name for name, _, _ in _FOUND)]
     graph.add("Loop", ["", some, *start], outputs, body=proto)
 
 
-def _empty(name: str, kind: int, shape: object) -> np.ndarray:
-    dims = [dim or 0 for dim in shape]  # type: ignore[attr-defined]
+def _empty(kind: int, shape: Shape) -> np.ndarray:
+    dims = [dim if isinstance(dim, int) else 0 for dim in shape]
     return np.zeros(dims, np.float32 if kind == TensorProto.FLOAT else np.int64)
 
 
@@ -102,7 +102,7 @@ def _anchors(graph: Graph, index: str) -> tuple[str, str]:
     """Centres FP32 [k, 2] (x, y) and strides FP32 [k, 1] of anchors by number: stride, row, column, anchor."""
     grids = [graph.op("Div", "size", np.int64(stride)) for stride in STRIDES]
     counts = [graph.op("Mul", graph.op("Mul", grid, grid), np.int64(ANCHORS)) for grid in grids]
-    starts = [np.int64(0), counts[0], graph.op("Add", counts[0], counts[1])]
+    starts: list[Value] = [np.int64(0), counts[0], graph.op("Add", counts[0], counts[1])]
     levels = [cast(graph, graph.op("GreaterOrEqual", index, start), np.int64) for start in starts[1:]]
     level = graph.op("Add", *levels)
     stride = graph.op("Gather", ints(*STRIDES), level)

@@ -16,7 +16,7 @@ STRIDES = (8, 16, 32)
 ANCHORS = 2
 CROP = 112
 KINDS = {1: "scores", 4: "distances", 10: "landmark offsets"}
-_FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+_FLOATS: dict[int, type[np.generic]] = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 
 
 class FaceModelError(ValueError):
@@ -33,7 +33,7 @@ class Network:
 
     @property
     def input_name(self) -> str:
-        return self.model.graph.input[0].name
+        return str(self.model.graph.input[0].name)
 
     def insert(self, graph: Graph, blob: str) -> None:
         """Add the network's nodes and weights to `graph`, reading FP32 `blob`.
@@ -102,15 +102,13 @@ def read_recogniser(path: Path, batch: int) -> Recogniser:
 def _load(path: Path) -> onnx.ModelProto:
     try:
         return onnx.load(str(path))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise FaceModelError(f"{path}: cannot be read as ONNX: {error}") from error
-    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError has no public home
+    except Exception as error:
         raise FaceModelError(f"{path}: cannot be read as ONNX: {error}") from error
 
 
 def _input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
+    inputs: list[onnx.ValueInfoProto] = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
         raise FaceModelError(f"{path}: has {len(inputs)} inputs, expected one of shape [n, 3, height, width]")
     if inputs[0].type.tensor_type.elem_type not in _FLOATS:
@@ -146,7 +144,7 @@ def _probe(path: Path, model: onnx.ModelProto, shape: tuple[int, ...]) -> dict[s
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         arrays = session.run(None, {entry.name: blob})
-    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
+    except Exception as error:
         raise FaceModelError(f"{path}: does not run on an input of {list(shape)}: {error}") from error
     return dict(zip((output.name for output in session.get_outputs()), arrays, strict=True))
 
@@ -162,9 +160,7 @@ def _group(path: Path, outputs: dict[str, np.ndarray], size: int) -> dict[int, t
             f"{path}: outputs at {size}x{size} are {shapes}; expected nine, for strides {STRIDES} and "
             f"{ANCHORS} anchors a cell, with rows of {kinds}"
         )
-    return {
-        width: tuple(found[ANCHORS * (size // stride) ** 2, width] for stride in STRIDES) for width in KINDS
-    }
+    return {width: tuple(found[ANCHORS * (size // stride) ** 2, width] for stride in STRIDES) for width in KINDS}
 
 
 def _normalises_itself(model: onnx.ModelProto) -> bool:

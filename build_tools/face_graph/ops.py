@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,13 +27,13 @@ class Graph:
     constants: list[TensorProto] = field(default_factory=list)
     shapes: list[onnx.ValueInfoProto] = field(default_factory=list)
 
-    def op(self, kind: str, *inputs: Value, name: str | None = None, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: Value, name: str | None = None, **attributes: Any) -> str:
         """Add an operator with one output and return the output's name; arrays become constants."""
         output = name or f"{kind}_{next(self.numbers)}"
         self.add(kind, inputs, [output], **attributes)
         return output
 
-    def add(self, kind: str, inputs: Sequence[Value], outputs: Sequence[str], **attributes: object) -> None:
+    def add(self, kind: str, inputs: Sequence[Value], outputs: Sequence[str], **attributes: Any) -> None:
         """Add an operator with named outputs; arrays among the inputs become constants."""
         names = [self._name(value) for value in inputs]
         self.nodes.append(helper.make_node(kind, names, list(outputs), **attributes))

@@ -123,8 +123,10 @@ def on_canvas(pictures: list[Picture]) -> tuple[Picture, NDArray[np.int64]]:
 def photo_faces(outputs: Mapping[str, Any], photo: int) -> Found:
     """The faces of one photo among the graph's outputs."""
     chosen = outputs["photo_index"] == photo
-    fields = (outputs[name][chosen] for name in ("boxes", "scores", "landmarks", "embeddings"))
-    return Found(*fields, detection_size=int(outputs["detection_size"][photo]))
+    boxes, scores, landmarks, embeddings = (
+        outputs[name][chosen] for name in ("boxes", "scores", "landmarks", "embeddings")
+    )
+    return Found(boxes, scores, landmarks, embeddings, int(outputs["detection_size"][photo]))
 
 
 def match(ours: Found, theirs: Found) -> list[tuple[int, int]]:
@@ -164,8 +166,7 @@ def _stack(faces: list[Any], size: int) -> Found:
     def stack(key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         return np.array([face[key] for face in faces], np.float32).reshape(-1, *shape)
 
-    fields = (stack("bbox", (4,)), stack("det_score", ()), stack("kps", (5, 2)), stack("embedding", (512,)))
-    return Found(*fields, detection_size=size)
+    return Found(stack("bbox", (4,)), stack("det_score", ()), stack("kps", (5, 2)), stack("embedding", (512,)), size)
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

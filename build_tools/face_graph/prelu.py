@@ -1,7 +1,8 @@
-"""PReLU as `slope * x + (1 - slope) * relu(x)`: the same function, from operators that onnxruntime's CPU runs faster.
+"""PReLU from operators that onnxruntime's CPU runs faster: the same function.
 
 Its PRelu kernel is slow and leaves the blocked layout of the convolutions around it; BatchNormalization, Relu and Add
-stay in that layout. It saves about a tenth of IResNet-100's time.
+stay in that layout. With no slope above 1 it is `x + relu((slope - 1) * x)`, with any slope
+`slope * x + (1 - slope) * relu(x)`, which takes one pass more. It saves about a tenth of IResNet-100's time.
 """
 
 import numpy as np
@@ -30,6 +31,12 @@ def split_prelu(graph: onnx.GraphProto) -> None:
 def _split(graph: onnx.GraphProto, node: onnx.NodeProto, slope: NDArray) -> list[onnx.NodeProto]:
     source, target = node.input[0], node.output[0]
     names = [f"{target}/{part}" for part in ("relu", "positive", "linear")]
+    if slope.max() <= 1:
+        return [
+            _scaled(graph, source, names[2], slope - 1),
+            helper.make_node("Relu", [names[2]], [names[0]]),
+            helper.make_node("Add", [source, names[0]], [target]),
+        ]
     return [
         helper.make_node("Relu", [source], [names[0]]),
         _scaled(graph, names[0], names[1], 1 - slope),

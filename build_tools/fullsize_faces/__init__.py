@@ -5,13 +5,16 @@
 
 import warnings
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from build_tools.fullsize_faces.iresnet import IResNet
-from build_tools.fullsize_faces.scrfd import ANCHORS, HEAD, STRIDES, Scrfd
+from build_tools.fullsize_faces.scrfd import ANCHORS, HEAD, STRIDES, Head, Scrfd
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _OPSET = 17
 _DETECTOR_OUTPUTS = tuple(f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in STRIDES)
@@ -45,10 +48,10 @@ def random_detector(score_bias: float, seed: int) -> Scrfd:
     torch.manual_seed(seed)
     model = _calibrated(Scrfd(), _clouds(4, 256))
     with torch.no_grad():
-        for module in model.heads:
-            for conv, bias, spread in _heads(module, score_bias):
+        for head in model.heads:
+            for conv, bias, spread in _heads(cast(Head, head), score_bias):
                 conv.weight.normal_(std=spread / (HEAD * 9) ** 0.5)
-                conv.bias.copy_(bias)
+                conv.bias = nn.Parameter(bias)
     return model
 
 
@@ -58,7 +61,7 @@ def random_recogniser(seed: int) -> IResNet:
     return _calibrated(IResNet(), _clouds(4, 112))
 
 
-def _heads(head: nn.Module, score_bias: float) -> list[tuple[nn.Conv2d, Tensor, float]]:
+def _heads(head: Head, score_bias: float) -> list[tuple[nn.Conv2d, Tensor, float]]:
     sides = torch.tensor(_FACE_SIDES).reshape(ANCHORS, 1)
     landmarks = torch.tensor(_LANDMARKS).reshape(1, -1)
     return [
@@ -68,7 +71,7 @@ def _heads(head: nn.Module, score_bias: float) -> list[tuple[nn.Conv2d, Tensor, 
     ]
 
 
-def _calibrated(model: nn.Module, examples: Tensor) -> nn.Module:
+def _calibrated(model: Model, examples: Tensor) -> Model:
     """He initialisation, then BatchNorm statistics from one batch of noise (cumulative average)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -87,9 +90,7 @@ def _clouds(count: int, side: int) -> Tensor:
     return torch.stack(sized).sum(dim=0).mul(0.3).clamp(-1, 1)
 
 
-def _export(
-    model: nn.Module, example: Tensor, path: Path, outputs: list[str], axes: dict[str, dict[int, str]]
-) -> None:
+def _export(model: nn.Module, example: Tensor, path: Path, outputs: list[str], axes: dict[str, dict[int, str]]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         torch.onnx.export(

@@ -36,9 +36,7 @@ class IResNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         width = STAGES[0][1]
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width))
         blocks = []
         for depth, planes in STAGES:
             blocks.append(Block(width, planes, 2))
@@ -46,9 +44,7 @@ class IResNet(nn.Module):
             width = planes
         self.blocks = nn.Sequential(*blocks)
         self.neck = nn.Sequential(nn.BatchNorm2d(width), nn.Flatten())
-        self.embedding = nn.Sequential(
-            nn.Linear(width * FEATURE_SIDE**2, EMBEDDING), nn.BatchNorm1d(EMBEDDING)
-        )
+        self.embedding = nn.Sequential(nn.Linear(width * FEATURE_SIDE**2, EMBEDDING), nn.BatchNorm1d(EMBEDDING))
 
     def forward(self, crops: Tensor) -> Tensor:
         embeddings: Tensor = self.embedding(self.neck(self.blocks(self.stem(crops))))

@@ -1,10 +1,12 @@
-"""What runs next: priority, then a fair share for each tenant, then the shortest remaining work.
+"""What runs next: priority, then a fair share for each tenant, then the least work.
 
 Fair share: deficit round robin (Shreedhar and Varghese 1995) in its virtual-time form. Each tenant is charged
 the measured cost of the steps it was given. Those within one quantum of the least served may run, so that a short
 request of one tenant need not alternate with a long one of another; who has been away comes back with a bounded
-credit, so that a tenant below its share does not wait for one that floods. Shortest remaining work is pre-emptive
-at step boundaries; a request that waits gains on the others, so that none starves.
+credit, so that a tenant below its share does not wait for one that floods. Within that, the smallest product of
+remaining and whole work goes first (RS, which minimises mean slowdown: Wierman, Harchol-Balter and Osogami 2005),
+pre-emptive at step boundaries: a long request that is nearly done does not hold up a short one, as it would by
+remaining work alone. A request that waits gains on the others, so that none starves.
 """
 
 from collections.abc import Collection, Sequence
@@ -69,5 +71,5 @@ class Policy:
 
     def _rank(self, task: Task, now: float) -> tuple[int, float, float, float]:
         over = max(self._served[task.tenant] - self._least - self.quantum, 0.0)
-        remaining = task.steps_left * self.costs.step(task.size, task.rows)
-        return task.priority_level, over, remaining - self.ageing * (now - task.arrived), task.arrived
+        work = (task.steps_left * task.steps) ** 0.5 * self.costs.step(task.size, task.rows)
+        return task.priority_level, over, work - self.ageing * (now - task.arrived), task.arrived
