@@ -98,7 +98,9 @@ class Reference:
 
     def get(self, picture: Picture) -> list[Any]:
         """`FaceAnalysis.get` at 640 on a BGR picture: detection and recognition."""
-        return list(self.analyses[DETECTION_SIZES[0]].get(picture))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return list(self.analyses[DETECTION_SIZES[0]].get(picture))
 
     def find(self, picture: Picture) -> Found:
         """Faces of one RGB picture."""

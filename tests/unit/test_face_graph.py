@@ -31,7 +31,7 @@ class DiscDetector(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         grey = images.mean(dim=1, keepdim=True)
-        contrast = functional.avg_pool2d(grey, 15, 1, 7) - functional.avg_pool2d(grey, 45, 1, 22)
+        contrast = mean(grey, 15) - mean(grey, 45)
         rows: dict[int, list[torch.Tensor]] = {kind: [] for kind in KINDS}
         for stride, filters in zip((8, 16, 32), self.filters, strict=True):
             noise = filters(images).permute(0, 2, 3, 1)
@@ -45,14 +45,19 @@ class DiscDetector(nn.Module):
         return tuple(level.reshape(*shape, kind) for kind in KINDS for level in rows[kind])
 
 
+def mean(picture: torch.Tensor, side: int) -> torch.Tensor:
+    rows = functional.avg_pool2d(picture, (side, 1), 1, (side // 2, 0))
+    return functional.avg_pool2d(rows, (1, side), 1, (0, side // 2))
+
+
 class SmallRecogniser(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(2)
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 8, 7, stride=4), nn.BatchNorm2d(8), nn.PReLU(8), nn.Conv2d(8, 16, 5, stride=4), nn.Flatten()
-        )
-        self.body[2].weight.data = torch.linspace(-0.5, 1.5, 8)
+        steep, mild = nn.PReLU(8), nn.PReLU(16)
+        steep.weight.data, mild.weight.data = torch.linspace(-0.5, 1.5, 8), torch.linspace(-0.5, 1, 16)
+        first, second = nn.Conv2d(3, 8, 7, stride=4), nn.Conv2d(8, 16, 5, stride=4)
+        self.body = nn.Sequential(first, nn.BatchNorm2d(8), steep, second, mild, nn.Flatten())
         self.embedding = nn.Linear(16 * 36, 512)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
@@ -105,13 +110,13 @@ SIZES = [(1280, 1280), (832, 1280), (1280, 700), (640, 640), (300, 451), (97, 12
 
 def test_same_faces_as_insightface(graph, reference):
     total = Differences()
-    for seed, size in enumerate(SIZES * 3):
+    for seed, size in enumerate(SIZES * 2):
         picture = discs(size, 1 + 3 * (seed % 5), seed)
         total.add(graph.find(picture), reference.find(picture), threshold=0.5)
     assert (total.missed, total.extra, total.other_largest) == (0, 0, 0)
     assert len(total.cosines) > 60
     assert max(total.boxes + total.landmarks) < 0.5
-    assert min(total.cosines) > 0.9995
+    assert min(total.cosines) > 0.9999
 
 
 def test_best_score_first_as_in_insightface(graph, reference):
