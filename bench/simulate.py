@@ -190,7 +190,7 @@ def main(
     requests: Annotated[int, typer.Option(help="Requests simulated for each policy.")] = 20000,
     load: Annotated[float, typer.Option(help="Share of what one request at a time can serve.")] = 0.9,
     mix: Annotated[str, typer.Option(help="One of " + ", ".join(MIXES))] = "steps",
-    max_rows: Annotated[int, typer.Option(help="Rows in memory, 2 a request.")] = 64,
+    max_rows: Annotated[int, typer.Option(help="Rows in memory, 2 a request.")] = 128,
     seed: int = 0,
     costs: Annotated[Path | None, typer.Option(help="Cost table as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the distributions as a picture.")] = None,

@@ -20,7 +20,7 @@ class Settings(BaseSettings):
         "auto",
         description="Of UNet, IdentityNet and text encoders; auto: float16 on a GPU, float32 on a CPU.",
     )
-    max_rows: int = Field(16, ge=2, le=256, description="UNet rows in memory at once, per instance.")
+    max_rows: int = Field(128, ge=2, le=1024, description="UNet rows of started requests, per instance.")
     cpu_threads: int = Field(1, ge=1, le=256, description="Torch threads of one denoiser process.")
     step_timeout: float = Field(
         30.0, ge=1, le=600, description="Seconds after which a step is stuck and the server is ended."

@@ -22,7 +22,7 @@ def bench():
 
 def run(bench, policy, mix, requests, seed):
     work = bench.arrivals(bench.MIXES[mix], bench.COSTS, LOAD, requests, seed)
-    return bench.simulate(bench.POLICIES[policy](bench.COSTS), bench.COSTS, work, max_rows=64)
+    return bench.simulate(bench.POLICIES[policy](bench.COSTS), bench.COSTS, work, max_rows=128)
 
 
 def together(results, name):

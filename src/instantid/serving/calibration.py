@@ -10,7 +10,7 @@ from instantid.engine.task import Size
 from instantid.profile import Profile
 from instantid.request import GenerationRequest
 
-ROWS = (1, 2, 4, 8, 16, 32)
+ROWS = (1, 2, 4, 8, 16)
 
 
 def measure(denoiser: SdxlDenoiser, profile: Profile, max_rows: int) -> CostTable:
