@@ -118,6 +118,7 @@ class EmbeddedServer:
                 raise EmbeddedServerError(self._failure(f"tritonserver is not ready after {waited}"))
             seen = self._report(seen)
             time.sleep(POLL_SECONDS)
+        self._report(seen)
         self._progress(f"ready at {self.grpc_url}")
 
     def wait(self) -> int:
