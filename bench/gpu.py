@@ -8,6 +8,8 @@ makes `weights/random-full` on the device where missing. `--toy` runs the same o
     pieces   text, start, decoding, attention kernels, memory of one request
     costs    seconds of one step per size and rows, in the form that `bench/simulate.py --costs` reads
     cold     seconds from process start to the first picture, with an empty and with a filled compile cache
+
+Compiling takes minutes a mode: `--parts` and `--modes` split the work into several runs, whose numbers are kept together.
 """
 
 import statistics
@@ -118,7 +120,7 @@ def _tried(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A mode that this GPU cannot run is reported, and the others go on."""
     try:
         return call()
-    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+    except RuntimeError as error:
         return {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
 
 

@@ -96,7 +96,7 @@ class _Captured:
     def __init__(self, predict: Predict, pool: Any, given: tuple[Tensor, Tensor, Rows, Tensor | None]) -> None:
         latents, timesteps, rows, identity_scale = given
         static = (_own(latents), _own(timesteps.float()), mapped(_own, rows), mapped(_own, identity_scale))
-        self._inputs = tensors(static)
+        self._changing, self._constant = tensors((static[0], static[1], static[3])), tensors(static[2])
         self._rows: Rows | None = None
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -110,15 +110,21 @@ class _Captured:
 
     def __call__(self, latents: Tensor, timesteps: Tensor, rows: Rows, identity_scale: Tensor | None) -> Tensor:
         """Rows that are the same object as in the call before are not copied again."""
-        given = tensors((latents, timesteps.float(), rows, identity_scale))
-        pairs = list(zip(self._inputs, given, strict=True))
-        if rows is self._rows:
-            constant = len(tensors(rows))
-            pairs = pairs[:2] + pairs[2 + constant :]
-        torch._foreach_copy_([own for own, _ in pairs], [new for _, new in pairs])
-        self._rows = rows
+        changed = (latents, timesteps.float(), identity_scale)
+        _copy(self._changing, tensors(changed))
+        if rows is not self._rows:
+            _copy(self._constant, tensors(rows))
+            self._rows = rows
         self._graph.replay()
         return self._output.clone()
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """In a few kernels: torch copies lists at once where a list has one dtype and equal strides."""
+    pairs = list(zip(targets, sources, strict=True))
+    for dtype in {target.dtype for target in targets}:
+        chosen = [(target, source.contiguous()) for target, source in pairs if target.dtype == dtype]
+        torch._foreach_copy_([target for target, _ in chosen], [source for _, source in chosen])
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -149,11 +149,14 @@ class Setup:
 
     @property
     def _file(self) -> Path:
-        return self.output / ("gpu_toy.json" if self.toy else "gpu.json")
+        name = "toy" if self.toy else self._device_name().lower().replace(" ", "-")
+        return self.output / f"gpu_{name}.json"
 
     def _run(self) -> dict[str, str]:
-        name = torch.cuda.get_device_name() if self.is_cuda else platform.processor() or platform.machine()
-        return {"device": name, "torch": torch.__version__, "diffusers": diffusers.__version__}
+        return {"device": self._device_name(), "torch": torch.__version__, "diffusers": diffusers.__version__}
+
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name() if self.is_cuda else platform.machine()
 
     def _wait(self) -> None:
         if self.is_cuda:

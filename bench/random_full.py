@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from build_tools.miniature.faces import write_detector, write_recogniser
 from build_tools.miniature.sdxl import SCHEDULER
 from build_tools.miniature.tokenizer import LENGTH, write_tokenizer
 from instantid.profile import SDXL, Profile
@@ -142,6 +141,7 @@ def resampler_shapes() -> dict[str, tuple[int, ...]]:
 def write_faces(output: Path) -> None:
     """The miniature's trained detector and recogniser, and their fused graph."""
     from build_tools.face_graph import build_face_graph
+    from build_tools.miniature.faces import write_detector, write_recogniser
 
     faces = output / "face"
     faces.mkdir(exist_ok=True)
