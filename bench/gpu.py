@@ -9,7 +9,7 @@ makes `weights/random-full` on the device where missing. `--toy` runs the same o
     costs    seconds of one step per size and rows, in the form that `bench/simulate.py --costs` reads
     cold     seconds from process start to the first picture, with an empty and with a filled compile cache
 
-Compiling takes minutes a mode: `--parts` and `--modes` split the work into several runs, whose numbers are kept together.
+Compiling takes minutes a mode: `--parts` and `--modes` split the work; later runs add to the JSON.
 """
 
 import statistics
