@@ -97,6 +97,7 @@ def test_metrics_count_what_was_done(server, client, astronaut):
     after = [metric(server, name) for name in names]
     assert np.subtract(after, before).tolist() == [1, 10, 2]
     assert metric(server, "instantid_step_seconds_count") > 0
+    wait_until(lambda: metric(server, "instantid_active_requests") == 0, 5)
 
 
 def test_the_configuration_in_force_is_logged(server):

@@ -323,11 +323,11 @@ def test_observers_hear_of_steps_and_ends():
         def stepped(self, batch, seconds, active):
             heard.append(("step", len(batch), round(seconds, 2), active))
 
-        def ended(self, task, outcome, seconds):
-            heard.append((outcome, round(seconds, 2)))
+        def ended(self, task, outcome, seconds, active):
+            heard.append((outcome, round(seconds, 2), active))
 
     bench = Bench()
     bench.engine._observer = Listening()
     bench.add("a", 1)
     bench.finish()
-    assert heard == [("step", 1, 1.0, 1), ("a", 1.0)]
+    assert heard == [("step", 1, 1.0, 1), ("a", 1.0, 0)]

@@ -186,11 +186,10 @@ class Engine:
     def _finish(self, task: Task) -> None:
         try:
             pictures = self._denoiser.finish(task.state)
+            self._remove(task)
             self._encoders.submit(self._encode_and_answer, task, pictures)
         except Exception as error:  # noqa: BLE001
             self._fail(task, error)
-        else:
-            self._remove(task)
 
     def _encode_and_answer(self, task: Task, pictures: Any) -> None:
         try:
@@ -207,7 +206,7 @@ class Engine:
 
     def _answer(self, task: Task, outcome: Any) -> None:
         if task.answer.give(outcome):
-            self._tell(self._observer.ended, task, outcome, self._clock() - task.arrived)
+            self._tell(self._observer.ended, task, outcome, self._clock() - task.arrived, len(self._active))
 
     @staticmethod
     def _tell(observer: Callable[..., None], *facts: Any) -> None:

@@ -12,8 +12,8 @@ class Observer(Protocol):
     def stepped(self, batch: Sequence[Task], seconds: float, active: int) -> None:
         """One step of a batch took `seconds`; `active` requests are started."""
 
-    def ended(self, task: Task, outcome: Any, seconds: float) -> None:
-        """A request was answered with a result or an exception, `seconds` after it came in."""
+    def ended(self, task: Task, outcome: Any, seconds: float, active: int) -> None:
+        """A request was answered, with a result or an exception, `seconds` after it came in."""
 
 
 class Silent:
@@ -21,4 +21,4 @@ class Silent:
 
     def stepped(self, batch: Sequence[Task], seconds: float, active: int) -> None: ...
 
-    def ended(self, task: Task, outcome: Any, seconds: float) -> None: ...
+    def ended(self, task: Task, outcome: Any, seconds: float, active: int) -> None: ...

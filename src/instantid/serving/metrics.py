@@ -39,7 +39,8 @@ class EngineMetrics:
         self._step_seconds.observe(seconds)
         self._active.set(active)
 
-    def ended(self, task: Task, outcome: Any, seconds: float) -> None:
+    def ended(self, task: Task, outcome: Any, seconds: float, active: int) -> None:
+        self._active.set(active)
         status = outcome.status if isinstance(outcome, ServiceError) else "OK"
         self._outcomes[status].increment(1)
         self._request_seconds.observe(seconds)
