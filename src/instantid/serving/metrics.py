@@ -20,7 +20,7 @@ class EngineMetrics:
         self._families: list[Any] = []
         """Kept, for a metric whose family is gone cannot be used."""
         self._labels = {"instance": instance}
-        self._cache, self._cached = cache, (0, 0)
+        self._cache, self._cached = cache, cache()
         requests = self._family("instantid_requests_total", "Requests answered, by outcome", "COUNTER")
         self._outcomes = {name: requests.Metric(labels={**self._labels, "outcome": name}) for name in OUTCOMES}
         texts = self._family("instantid_text_cache_total", "Texts found in the cache or encoded", "COUNTER")
