@@ -7,16 +7,16 @@ import typer
 from rich.console import Console
 
 from build_tools.embedded.serve import serve_command
+from build_tools.published.cli import convert_command, download_command, full_command, verify_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-weights = typer.Typer(no_args_is_help=True, help="Make one set of weights in its own folder.")
+weights = typer.Typer(no_args_is_help=True, help="Make one set of weights in its own folder, or prove it whole.")
 app.add_typer(weights, name="weights")
 app.command("serve")(serve_command)
-
-
-@weights.callback()
-def weights_group() -> None:
-    """Keeps `weights miniature` a verb of its own while there is only one set."""
+weights.command("full")(full_command)
+weights.command("download")(download_command)
+weights.command("convert")(convert_command)
+weights.command("verify")(verify_command)
 
 
 @weights.command()

@@ -1,0 +1,109 @@
+"""A set of weights as a folder: made aside and put in place whole, with a record of every file in it."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from build_tools.published.manifest import WeightsError
+from build_tools.published.transfer import WORKERS, hash_file
+from instantid.profile import FILE_NAME as PROFILE
+
+RECORD = "files.json"
+"""Size and sha256 of every other file of the set, and what it was made from."""
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """A folder beside `output` that takes its place when the block ends well, and is removed when it does not.
+
+    Raises WeightsError if `output` holds something that is not a set of weights.
+    """
+    if output.exists() and any(output.iterdir()) and not (output / PROFILE).exists():
+        raise WeightsError(f"{output}: is not a set of weights and is not replaced")
+    stage, old = (output.with_name(f".{output.name}.{kind}") for kind in ("partial", "old"))
+    for leftover in (stage, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    stage.mkdir(parents=True)
+    try:
+        yield stage
+        if output.exists():
+            output.rename(old)
+        stage.rename(output)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Raises WeightsError while another process holds the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".weights.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WeightsError(f"{folder}: another process is making weights here") from error
+        yield
+
+
+def write_record(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Hash every file of a set and write `files.json`; `recipe` says what the set was made from."""
+    paths = _files(folder)
+    for path in paths:
+        if path.stat().st_nlink == 1:
+            path.chmod(0o644)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        hashes = pool.map(hash_file, paths)
+        files = {
+            path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256}
+            for path, sha256 in zip(paths, hashes, strict=True)
+        }
+    (folder / RECORD).write_text(json.dumps({"recipe": recipe, "files": files}, indent=2) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Raises WeightsError for a set without a record or with a broken one."""
+    path = folder / RECORD
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: no record of the set's files: {error}") from error
+    return record
+
+
+def is_current(folder: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether the set was made from `recipe` and every file still has its size."""
+    try:
+        record = read_record(folder)
+    except WeightsError:
+        return False
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+    return record["recipe"] == dict(recipe) and sizes == {
+        name: entry["size"] for name, entry in record["files"].items()
+    }
+
+
+def changes(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """What is not as recorded, one line per file: missing, not recorded, of another size or content."""
+    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    recorded: Mapping[str, Mapping[str, Any]] = record["files"]
+    lines = [f"{name}: is missing" for name in recorded.keys() - found.keys()]
+    lines += [f"{name}: was not there when the set was made" for name in found.keys() - recorded.keys()]
+    common = sorted(found.keys() & recorded.keys())
+    with ThreadPoolExecutor(WORKERS) as pool:
+        hashes = pool.map(hash_file, [found[name] for name in common])
+        lines += [
+            f"{name}: was changed since the set was made"
+            for name, sha256 in zip(common, hashes, strict=True)
+            if sha256 != recorded[name]["sha256"]
+        ]
+    return sorted(lines)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
