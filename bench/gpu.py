@@ -73,13 +73,13 @@ def _speed_of(
     use(denoiser, mode)
     setup.free()
     setup.reset_peak()
-    first = setup.timed(lambda: denoiser.finish(run_steps(denoiser, setup.job(0))))
+    first = setup.timed(lambda: denoiser.decode(run_steps(denoiser, setup.job(0))))
     error = relative(run_steps(denoiser, setup.job(0)).latents.cpu(), expected)
     peak = setup.peak()
     pairs = [
         (
             setup.timed(lambda n=n: plain.picture(setup.job(n))),
-            setup.timed(lambda n=n: denoiser.finish(run_steps(denoiser, setup.job(n)))),
+            setup.timed(lambda n=n: denoiser.decode(run_steps(denoiser, setup.job(n)))),
         )
         for n in range(1, setup.rounds + 1)
     ]

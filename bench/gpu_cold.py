@@ -41,7 +41,7 @@ def main(weights: Path, mode: str, device: str, dtype: str, side: int, steps: in
     use(denoiser, BY_NAME[mode])
     loaded = time.time()
     job = make_job(0, (side, side), steps, guidance_scale=5.0)
-    first, second = (_timed(lambda: denoiser.finish(run_steps(denoiser, job))) for _ in range(2))
+    first, second = (_timed(lambda: denoiser.decode(run_steps(denoiser, job))) for _ in range(2))
     print(json.dumps({"began": began, "load": loaded - began, "first": first, "second": second}))
 
 

@@ -51,12 +51,13 @@ def _decoding(setup: Setup, denoiser: SdxlDenoiser, state: Any) -> dict[str, dic
     found = {"float32, diffusers": _decoded(setup, lambda: plain.decode(state.latents), exact)}
     vae = denoiser.networks.vae
     dtype = str(vae.dtype).removeprefix("torch.")
-    found[f"{dtype}"] = _decoded(setup, lambda: denoiser.finish(state)[0], exact)
+    found[f"{dtype}"] = _decoded(setup, lambda: denoiser.to_picture(state.latents[0]), exact)
     vae.to(memory_format=torch.channels_last)
-    found[f"{dtype}, channels_last"] = _decoded(setup, lambda: denoiser.finish(state)[0], exact)
+    found[f"{dtype}, channels_last"] = _decoded(setup, lambda: denoiser.to_picture(state.latents[0]), exact)
     if setup.is_cuda:
         vae.decode = compiled(vae.decode, "default")
-        found[f"{dtype}, channels_last, compiled"] = _decoded(setup, lambda: denoiser.finish(state)[0], exact)
+        name = f"{dtype}, channels_last, compiled"
+        found[name] = _decoded(setup, lambda: denoiser.to_picture(state.latents[0]), exact)
     return found
 
 

@@ -6,6 +6,7 @@ ServiceError
  ├ Overloaded          the server cannot take the request now
  ├ Cancelled           the caller cancelled, or its deadline passed
  └ EngineFailure       the server's own fault; details are in its log under the request id
+    └ DeviceFailure    the device cannot be used any more; the server ends and is started again
 """
 
 from typing import ClassVar, Literal
@@ -47,3 +48,7 @@ class Cancelled(ServiceError):
 
 class EngineFailure(ServiceError):
     """The server failed at this request; nothing internal is in the text."""
+
+
+class DeviceFailure(EngineFailure):
+    """The device cannot be used any more: every request on it fails, and the process has to end."""

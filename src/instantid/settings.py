@@ -13,16 +13,38 @@ class Settings(BaseSettings):
     Raises pydantic's ValidationError, naming the variable and its bound, for a value that does not fit.
     """
 
-    model_config = SettingsConfigDict(env_prefix="INSTANTID_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="INSTANTID_", env_ignore_empty=True, extra="ignore")
 
     weights: Path = Field(description="Folder of one set of weights.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto",
         description="Of UNet, IdentityNet and text encoders; auto: float16 on a GPU, float32 on a CPU.",
     )
-    max_rows: int = Field(128, ge=2, le=1024, description="UNet rows of started requests, per instance.")
+    memory_gb: float = Field(
+        0.0,
+        ge=0,
+        le=1024,
+        description="For what started requests keep, per instance; 0: four fifths of what is free on a GPU once the "
+        "weights are loaded and the largest step has run, a quarter on a CPU.",
+    )
+    max_rows: int = Field(
+        128, ge=2, le=1024, description="UNet rows of started requests, per instance, however much memory there is."
+    )
+    tenant_share: float = Field(
+        0.25, gt=0, le=1, description="Share of the rows that one tenant who names itself may have in work."
+    )
     cpu_threads: int = Field(1, ge=1, le=256, description="Torch threads of one denoiser process.")
     step_timeout: float = Field(
-        30.0, ge=1, le=600, description="Seconds after which a step is stuck and the server is ended."
+        3.0,
+        ge=1,
+        le=600,
+        description="Seconds beyond 20 times its measured cost after which a step is stuck and the server is ended.",
+    )
+    cache: Path | None = Field(
+        None, description="Folder for what was measured on this machine; default: `.cache` in the weights' folder."
     )
     embed_metadata: bool = Field(True, description="Write the parameters into PNG and WebP files.")
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.cache or self.weights / ".cache"

@@ -176,7 +176,7 @@ def test_pictures_are_decoded_as_diffusers_does(denoiser, reference):
     state = denoiser.start(make_job(num_inference_steps=3))
     for _ in range(3):
         denoiser.step([state])
-    (picture,) = denoiser.finish(state)
+    picture = denoiser.decode(state)
     with torch.no_grad():
         decoded = reference.vae.decode(state.latents / reference.vae.config.scaling_factor).sample
     expected = np.asarray(reference.pipeline.image_processor.postprocess(decoded, output_type="pil")[0])

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from instantid.engine import Answer, CostTable, Engine, Policy, Task
-from instantid.errors import Cancelled, EngineFailure, InvalidArgument
+from instantid.engine import Answer, CostTable, Engine, Policy, Room, Task
+from instantid.errors import Cancelled, DeviceFailure, EngineFailure, InvalidArgument, Overloaded
 
 SIZE, OTHER = (1024, 1024), (512, 512)
-COSTS = CostTable({SIZE: ((1, 1.0), (2, 1.98), (4, 3.95)), OTHER: ((1, 0.3), (2, 0.32), (4, 0.4), (8, 0.7))})
+COSTS = CostTable(
+    {SIZE: ((1, 1.0), (2, 1.98), (4, 3.95)), OTHER: ((1, 0.3), (2, 0.32), (4, 0.4), (8, 0.7))}, {SIZE: 0.5, OTHER: 0.25}
+)
 
 
 @dataclass
@@ -17,6 +19,7 @@ class Counter:
     rows: int
     steps_left: int
     size: tuple[int, int]
+    pictures_left: int = 1
     failure: Exception | None = None
     seen: list = field(default_factory=list)
 
@@ -27,12 +30,13 @@ class CountingDenoiser:
     def __init__(self):
         self.now = 0.0
         self.batches = []
+        self.decoded = []
         self.broken = {}
 
     def start(self, job):
         if job.get("bad_start"):
             raise job["bad_start"]
-        return Counter(job["rows"], job["steps"], job["size"], seen=[job["name"]])
+        return Counter(job["rows"], job["steps"], job["size"], job.get("pictures", 1), seen=[job["name"]])
 
     def step(self, states):
         for state in states:
@@ -43,26 +47,33 @@ class CountingDenoiser:
         for state in states:
             state.steps_left -= 1
 
-    def finish(self, state):
+    def decode(self, state):
+        self.decoded.append((state.seen[0], len(self.batches)))
+        self.now += COSTS.decode(state.size)
+        state.pictures_left -= 1
         return state.seen[0]
 
 
 class Bench:
     """An engine driven by hand, and what each caller heard, when."""
 
-    def __init__(self, max_rows=8, quantum=1.0, ageing=0.0):
+    def __init__(self, max_rows=8, quantum=1.0, ageing=0.0, tenant_rows=None):
         self.denoiser = CountingDenoiser()
         self.heard = {}
         policy = Policy(COSTS, quantum=quantum, ageing=ageing)
         self.engine = Engine(
-            self.denoiser, policy, lambda job, name: name, max_rows=max_rows, clock=lambda: self.denoiser.now
+            self.denoiser,
+            policy,
+            lambda job, names: "+".join(names),
+            Room(max_rows, tenant_rows),
+            clock=lambda: self.denoiser.now,
         )
 
     def add(self, name, steps, size=SIZE, rows=1, **fields):
         job = {"name": name, "steps": steps, "size": size, "rows": rows, **fields.pop("job", {})}
         said = self.heard.setdefault(name, [])
         answer = Answer(lambda outcome: said.append((outcome, self.denoiser.now)))
-        task = Task(job, size, rows, steps, answer, request_id=name, **fields)
+        task = Task(job, size, rows, steps, answer, job.get("pictures", 1), request_id=name, **fields)
         self.engine.offer([task])
         return task
 
@@ -188,19 +199,17 @@ def test_rows_in_memory_are_bounded():
     assert bench.finish() == {"first": "first", "second": "second"}
 
 
-def test_submit_returns_once_the_task_has_been_started():
+def test_waiting_ends_once_the_task_has_been_started():
     bench = Bench(max_rows=1)
     bench.add("running", 3)
     bench.engine.step()
-    task = Task({"name": "next", "size": SIZE, "steps": 1, "rows": 1}, SIZE, 1, 1, Answer(print))
-    thread = threading.Thread(target=bench.engine.submit, args=([task],), daemon=True)
+    task = bench.add("next", 1)
+    thread = threading.Thread(target=bench.engine.wait_until_started, args=([task],), daemon=True)
     thread.start()
-    while len(bench.engine._tasks()) < 2:
-        thread.join(0.01)
     bench.engine.step()
     assert thread.is_alive()
-    bench.engine.step()
-    bench.engine.step()
+    for _ in range(3):
+        bench.engine.step()
     thread.join(5)
     assert not thread.is_alive()
     bench.finish()
@@ -320,14 +329,109 @@ def test_observers_hear_of_steps_and_ends():
     heard = []
 
     class Listening:
-        def stepped(self, batch, seconds, active):
-            heard.append(("step", len(batch), round(seconds, 2), active))
+        def stepped(self, batch, seconds, load):
+            heard.append(("step", len(batch), round(seconds, 2), *load))
 
-        def ended(self, task, outcome, seconds, active):
-            heard.append((outcome, round(seconds, 2), active))
+        def ended(self, task, outcome, seconds, load):
+            heard.append((outcome, round(seconds, 2), *load))
 
     bench = Bench()
     bench.engine._observer = Listening()
-    bench.add("a", 1)
+    bench.add("a", 2)
     bench.finish()
-    assert heard == [("step", 1, 1.0, 1), ("a", 1.0, 0)]
+    assert heard == [("step", 1, 1.0, 1, 1, 1.5), ("step", 1, 1.0, 1, 1, 0.5), ("a", 2.5, 0, 0, 0.0)]
+
+
+def test_pictures_are_decoded_one_at_a_time_and_a_short_request_passes_between():
+    bench = Bench()
+    bench.add("four", 12, job={"pictures": 4})
+    for _ in range(13):
+        bench.engine.step()
+    assert bench.denoiser.decoded == [("four", 12)]
+    bench.add("urgent", 2, priority_level=1)
+    heard = bench.finish()
+    assert heard == {"four": "four+four+four+four", "urgent": "urgent"}
+    assert [name for name, _ in bench.denoiser.decoded] == ["four", "urgent", "four", "four", "four"]
+
+
+def test_decoding_is_on_the_tenants_accounts():
+    policy = Policy(CostTable({SIZE: ((1, 1.0), (2, 2.0))}, {SIZE: 0.5}))
+    task = Task({}, SIZE, 1, 3, Answer(print), 2)
+    task.state = Counter(1, 0, SIZE, 2)
+    assert policy.remaining(task) == pytest.approx(1.0)
+    policy.keep_accounts({task.tenant})
+    before = policy._served[task.tenant]
+    policy.charge([task])
+    assert policy._served[task.tenant] - before == pytest.approx(0.5)
+
+
+def test_a_tenant_that_names_itself_is_bounded_and_others_still_get_in():
+    bench = Bench(max_rows=4, tenant_rows=4)
+    for i in range(4):
+        bench.add(f"flood{i}", 2, rows=2, tenant="flood")
+    bench.add("other", 2, rows=2, tenant="other")
+    for i in range(4):
+        bench.add(f"unnamed{i}", 2, rows=2)
+    heard = bench.finish()
+    refused = sorted(name for name, outcome in heard.items() if isinstance(outcome, Overloaded))
+    assert refused == ["flood2", "flood3"]
+    assert str(heard["flood2"]).startswith("tenant: 'flood' has 4 rows in work and asks for 2 more; at most 4")
+
+
+def test_one_request_larger_than_its_tenant_s_bound_is_taken_when_nothing_else_of_it_is_there():
+    bench = Bench(max_rows=8, tenant_rows=2)
+    bench.add("large", 1, rows=8, tenant="a")
+    assert bench.finish() == {"large": "large"}
+
+
+def test_a_lost_answer_reaches_its_caller():
+    heard = []
+    answer = Answer(heard.append)
+    del answer
+    assert isinstance(heard[0], EngineFailure)
+    given = []
+    Answer(given.append).give("result")
+    assert given == ["result"]
+
+
+def test_a_broken_device_fails_everyone_and_ends_the_engine():
+    bench = Bench()
+    for name in ("a", "b"):
+        bench.add(name, 3)
+    bench.denoiser.broken["a"] = DeviceFailure("the device failed")
+    with pytest.raises(DeviceFailure):
+        bench.engine.run()
+    assert all(isinstance(said[0][0], DeviceFailure) for said in bench.heard.values())
+    late = bench.add("late", 1)
+    assert isinstance(bench.heard["late"][0][0], EngineFailure)
+    assert late.answer.given
+
+
+def test_memory_that_does_not_suffice_fails_the_request_and_names_itself():
+    bench = Bench()
+    bench.denoiser.broken["large"] = Overloaded("the device's memory does not hold this picture now")
+    for name in ("large", "small"):
+        bench.add(name, 2, OTHER)
+    heard = bench.finish()
+    assert isinstance(heard["large"], Overloaded)
+    assert heard["small"] == "small"
+
+
+def test_a_unit_of_work_is_late_only_beyond_what_it_should_take():
+    bench = Bench()
+    seen = []
+    step = bench.denoiser.step
+
+    def slow(states):
+        bench.denoiser.now += 15.0
+        seen.append(bench.engine.lateness)
+        bench.denoiser.now += 10.0
+        seen.append(bench.engine.lateness)
+        step(states)
+
+    bench.denoiser.step = slow
+    bench.add("a", 1)
+    bench.engine._tick_began = 0.0
+    bench.engine.step()
+    assert seen == [pytest.approx(-5.0), pytest.approx(5.0)]
+    bench.finish()

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 
-from instantid.serving.heartbeat import STALE_SECONDS, Heartbeat, Watch, heartbeat_folder, stale
+from instantid.serving.heartbeat import STALE_SECONDS, Heartbeat, Watch, server_folders, stale
 
 
 def test_a_living_instance_is_not_stale_and_leaves_nothing(tmp_path):
@@ -36,4 +36,4 @@ def test_a_watch_reports_a_stopped_heart_once(tmp_path):
 
 
 def test_servers_do_not_share_a_folder():
-    assert heartbeat_folder(1) != heartbeat_folder(2)
+    assert len({*server_folders(1), *server_folders(2)}) == 4

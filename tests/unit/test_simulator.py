@@ -46,7 +46,7 @@ def test_a_flooding_tenant_does_not_slow_the_others(bench):
     for name in "abcd":
         p95 = [np.percentile(result[f"tenant {name}"], 95) for result in (quiet, flooded)]
         assert p95[1] <= 1.3 * p95[0]
-    assert flooded["tenant e"].mean() > 10 * flooded["tenant a"].mean()
+    assert flooded["tenant e"].mean() > 5 * flooded["tenant a"].mean()
 
 
 def test_every_request_of_the_simulation_is_answered(bench):

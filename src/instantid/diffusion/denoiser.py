@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instantid.diffusion.attention import FaceAttention
+from instantid.diffusion.memory import device_errors
 from instantid.diffusion.schedules import Schedule, control_window
 from instantid.diffusion.state import Job, Rows, State
 from instantid.diffusion.text import TextEmbedding, time_ids
@@ -20,7 +21,8 @@ from instantid.request import GenerationRequest
 class SdxlDenoiser:
     """InstantID on SDXL. Modules are never changed by a request; all that a request owns is in its State.
 
-    `start` and `step` are called from one thread; `finish` may be called from another.
+    `start`, `step` and `decode` are called from one thread. They raise Overloaded where the device's memory does not
+    suffice and DeviceFailure where the device cannot be used any more.
     """
 
     def __init__(self, networks: Networks) -> None:
@@ -39,6 +41,10 @@ class SdxlDenoiser:
     @torch.inference_mode()
     def start(self, job: Job) -> State:
         """Everything that is the same in all steps: text, face tokens, keys and values, landmarks, first noise."""
+        with device_errors(self.device):
+            return self._start(job)
+
+    def _start(self, job: Job) -> State:
         request = job.request
         schedule = Schedule(request.scheduler, self.networks.scheduler_config, request.num_inference_steps, self.device)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.seeds)
@@ -59,6 +65,10 @@ class SdxlDenoiser:
 
         A state whose latents are no longer finite gets a `failure`; the others are not touched by it.
         """
+        with device_errors(self.device):
+            self._step(states)
+
+    def _step(self, states: Sequence[State]) -> None:
         copies = [2 if state.request.guidance else 1 for state in states]
         latents = [state.schedule.scale(state.latents, state.index) for state in states]
         noise = self.predict(
@@ -71,12 +81,19 @@ class SdxlDenoiser:
             self._advance(state, predicted.float())
 
     @torch.inference_mode()
-    def finish(self, state: State) -> list[NDArray[np.uint8]]:
-        """The pictures of a finished state, HWC RGB uint8, each decoded by itself."""
+    def decode(self, state: State) -> NDArray[np.uint8]:
+        """The next picture of a state whose steps are done, HWC RGB uint8."""
+        with device_errors(self.device):
+            picture = self.to_picture(state.latents[state.decoded])
+        state.decoded += 1
+        return picture
+
+    @torch.inference_mode()
+    def to_picture(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Latents [4, h, w] to a picture HWC RGB uint8, decoded by itself."""
         vae = self.networks.vae
-        latents = state.latents.to(vae.dtype) / vae.config.scaling_factor
-        pictures = [vae.decode(latent[None], return_dict=False)[0][0] for latent in latents]
-        return [to_uint8(picture) for picture in pictures]
+        scaled = latents[None].to(vae.dtype) / vae.config.scaling_factor
+        return to_uint8(vae.decode(scaled, return_dict=False)[0][0])
 
     def predict(self, latents: Tensor, timesteps: Tensor, rows: Rows, identity_scale: Tensor | None) -> Tensor:
         """Predicted noise [rows, 4, h, w] in the model's dtype, from scaled latents and tensors only.

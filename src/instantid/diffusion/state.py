@@ -71,6 +71,7 @@ class State:
     latents: Tensor
     inputs: Rows
     index: int = 0
+    decoded: int = 0
     failure: ServiceError | None = field(default=None)
 
     @property
@@ -84,6 +85,10 @@ class State:
     @property
     def steps_left(self) -> int:
         return len(self.schedule.timesteps) - self.index
+
+    @property
+    def pictures_left(self) -> int:
+        return len(self.latents) - self.decoded
 
     @property
     def identity_scale(self) -> float:

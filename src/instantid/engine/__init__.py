@@ -2,7 +2,21 @@
 
 from instantid.engine.costs import CostTable
 from instantid.engine.engine import Engine
+from instantid.engine.observer import Load, Observer
 from instantid.engine.policy import Policy
-from instantid.engine.task import Answer, Denoiser, State, Task
+from instantid.engine.room import Room
+from instantid.engine.task import UNNAMED, Answer, Denoiser, State, Task
 
-__all__ = ["Answer", "CostTable", "Denoiser", "Engine", "Policy", "State", "Task"]
+__all__ = [
+    "UNNAMED",
+    "Answer",
+    "CostTable",
+    "Denoiser",
+    "Engine",
+    "Load",
+    "Observer",
+    "Policy",
+    "Room",
+    "State",
+    "Task",
+]

@@ -14,9 +14,10 @@ WORTHWHILE = 0.95
 
 @dataclass(frozen=True)
 class CostTable:
-    """Step costs in seconds: for each size, (rows, seconds) pairs with rising rows."""
+    """Costs in seconds. For each size: (rows, seconds of a step) with rising rows; seconds to decode one picture."""
 
     seconds: Mapping[Size, tuple[tuple[int, float], ...]]
+    decodes: Mapping[Size, float] = field(default_factory=dict)
     _known: dict[tuple[Size, int], float] = field(default_factory=dict, compare=False, repr=False)
 
     def step(self, size: Size, rows: int) -> float:
@@ -24,6 +25,13 @@ class CostTable:
         if (size, rows) not in self._known:
             self._known[size, rows] = self._estimate(size, rows)
         return self._known[size, rows]
+
+    def decode(self, size: Size) -> float:
+        """Seconds to decode one picture; 0 where it was never measured."""
+        if (size, 0) not in self._known:
+            known, scale = self._nearest(size)
+            self._known[size, 0] = scale * self.decodes.get(known, 0.0)
+        return self._known[size, 0]
 
     def _estimate(self, size: Size, rows: int) -> float:
         known, scale = self._nearest(size)
@@ -52,10 +60,17 @@ class CostTable:
         return known, area / (known[0] * known[1])
 
     def save(self, path: Path) -> None:
-        rows = [{"height": h, "width": w, "seconds": list(points)} for (h, w), points in self.seconds.items()]
+        rows = [
+            {"height": h, "width": w, "seconds": list(points), "decode": self.decodes.get((h, w), 0.0)}
+            for (h, w), points in self.seconds.items()
+        ]
         path.write_text(json.dumps(rows, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "CostTable":
-        rows = json.loads(path.read_text())
-        return cls({(r["height"], r["width"]): tuple((int(n), float(s)) for n, s in r["seconds"]) for r in rows})
+        """Raises ValueError, KeyError or TypeError for a file that `save` did not write."""
+        rows = {(int(r["height"]), int(r["width"])): r for r in json.loads(path.read_text())}
+        return cls(
+            {size: tuple((int(n), float(s)) for n, s in row["seconds"]) for size, row in rows.items()},
+            {size: float(row["decode"]) for size, row in rows.items()},
+        )

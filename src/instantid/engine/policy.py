@@ -50,10 +50,15 @@ class Policy:
         return min(tasks, key=lambda task: self._rank(task, now))
 
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
-        """The next batch: the first task, and others of its size for as long as joining pays."""
+        """The next batch: the first task, and others of its size for as long as joining pays.
+
+        A task whose steps are done comes alone: what it needs next is the decoding of one picture.
+        """
         first = self.first(tasks, now)
         batch, rows = [first], first.rows
-        peers = [task for task in tasks if task is not first and task.size == first.size]
+        if not first.steps_left:
+            return batch
+        peers = [task for task in tasks if task is not first and task.size == first.size and task.steps_left]
         if not any(self.costs.joining_pays(first.size, rows, n) for n in {task.rows for task in peers}):
             return batch
         for task in sorted(peers, key=lambda task: self._rank(task, now)):
@@ -63,13 +68,27 @@ class Policy:
         return batch
 
     def charge(self, batch: Sequence[Task]) -> None:
-        """Book one step of the batch on its tenants' accounts, each by its share of the rows."""
+        """Book what the batch does next on its tenants' accounts, each by its share of the rows."""
         rows = sum(task.rows for task in batch)
-        per_row = self.costs.step(batch[0].size, rows) / rows
+        per_row = self.seconds(batch) / rows
         for task in batch:
             self._served[task.tenant] += per_row * task.rows
 
+    def seconds(self, batch: Sequence[Task]) -> float:
+        """What the batch does next should take this long: a step, or the decoding of one picture."""
+        first = batch[0]
+        if not first.steps_left:
+            return self.costs.decode(first.size)
+        return self.costs.step(first.size, sum(task.rows for task in batch))
+
+    def remaining(self, task: Task) -> float:
+        """Seconds of work that are left of a task by itself."""
+        return self._work(task, task.steps_left, task.pictures_left)
+
+    def _work(self, task: Task, steps: int, pictures: int) -> float:
+        return steps * self.costs.step(task.size, task.rows) + pictures * self.costs.decode(task.size)
+
     def _rank(self, task: Task, now: float) -> tuple[int, float, float, float]:
         over = max(self._served[task.tenant] - self._least - self.quantum, 0.0)
-        work = (task.steps_left * task.steps) ** 0.5 * self.costs.step(task.size, task.rows)
+        work = (self.remaining(task) * self._work(task, task.steps, task.pictures)) ** 0.5
         return task.priority_level, over, work - self.ageing * (now - task.arrived), task.arrived

@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,15 @@ import triton_python_backend_utils as pb_utils
 
 from instantid import contract
 from instantid.diffusion import Job, SdxlDenoiser, count_steps
-from instantid.engine import Answer, Engine, Policy, Task
+from instantid.engine import UNNAMED, Answer, CostTable, Engine, Policy, Room, Task
 from instantid.images import encode_picture
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
-from instantid.serving.calibration import measure
-from instantid.serving.heartbeat import Heartbeat, Watch, end_server, heartbeat_folder
+from instantid.serving.calibration import plan_costs, plan_rows
+from instantid.serving.heartbeat import Heartbeat, Watch, end_server, server_folders
 from instantid.serving.metrics import EngineMetrics
 from instantid.serving.model import set_up
+from instantid.serving.siblings import Siblings
 from instantid.serving.tensors import error_response, make_response, read_inputs
 from instantid.settings import Settings
 
@@ -29,36 +30,40 @@ class DenoiserModel:
     """One process and one engine per instance. Default (unary) mode: each request is answered by its sender."""
 
     model = contract.DENOISER
+    make_policy: Callable[[CostTable], Policy] = Policy
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = set_up(self.model, args)
         torch.set_num_threads(self.settings.cpu_threads)
-        device = choose_device(args)
+        name, device = args["model_instance_name"], choose_device(args)
+        beats, backlogs = server_folders(os.getppid())
         denoiser = SdxlDenoiser.load(self.settings.weights, device, choose_dtype(self.settings, device))
-        costs = measure(denoiser, load_profile(self.settings.weights), self.settings.max_rows)
-        name = args["model_instance_name"]
-        self.engine = Engine(
-            denoiser,
-            Policy(costs),
-            self._encode,
-            max_rows=self.settings.max_rows,
-            observer=EngineMetrics(name, lambda: denoiser.networks.text.encode.cache_info()[:2]),
-        )
+        profile = load_profile(self.settings.weights)
+        costs = plan_costs(denoiser, profile, self.settings)
+        rows = plan_rows(denoiser, profile, self.settings, costs)
+        self._siblings = Siblings(backlogs, name)
+        metrics = EngineMetrics(name, lambda: denoiser.networks.text.encode.cache_info()[:2], self._siblings.publish)
+        room = Room(rows, max(int(rows * self.settings.tenant_share), 2))
+        self.engine = Engine(denoiser, self.make_policy(costs), self._encode, room, observer=metrics)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        self._heartbeat = Heartbeat(heartbeat_folder(os.getppid()), name, self._is_alive)
-        self._watch = Watch(heartbeat_folder(os.getppid()), end_server)
+        self._heartbeat = Heartbeat(beats, name, self._is_alive)
+        self._watch = Watch(beats, end_server)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Returns once the engine has room again, so that later requests wait in Triton's queue."""
+        """Returns once the engine has room again and no sibling has less to do; later requests wait in Triton."""
         tasks = [self._task(request) for request in requests]
-        self.engine.submit([task for task in tasks if task is not None])
+        self.engine.offer([task for task in tasks if task is not None])
+        self._siblings.publish(self.engine.load.backlog)
+        self.engine.wait_until_started([task for task in tasks if task is not None])
+        self._siblings.wait_turn(lambda: self.engine.load.backlog)
 
     def finalize(self) -> None:
         self._watch.close()
         self._heartbeat.close()
         self.engine.close()
         self._thread.join(timeout=30)
+        self._siblings.close()
 
     def _run(self) -> None:
         """The engine's thread. Without it nobody would be answered again: its end stops the heartbeat."""
@@ -69,7 +74,7 @@ class DenoiserModel:
             raise
 
     def _is_alive(self) -> bool:
-        return self._thread.is_alive() and self.engine.tick_seconds < self.settings.step_timeout
+        return self._thread.is_alive() and self.engine.lateness < self.settings.step_timeout
 
     def _task(self, request: Any) -> Task | None:
         request_id = request.request_id()
@@ -90,19 +95,25 @@ class DenoiserModel:
             rows=wanted.num_images_per_prompt * (2 if wanted.guidance else 1),
             steps=count_steps(wanted.scheduler, wanted.num_inference_steps),
             answer=answer,
+            pictures=wanted.num_images_per_prompt,
             request_id=wanted.request_id,
-            tenant=wanted.tenant,
+            tenant=UNNAMED if wanted.tenant == contract.DEFAULT_TENANT else wanted.tenant,
             priority_level=wanted.priority_level,
             deadline=wanted.deadline,
             is_cancelled=request.is_cancelled,
         )
 
     def _make_answer(self, sender: Any, request_id: str) -> Answer:
-        def send(outcome: Any) -> None:
-            response = error_response(outcome, request_id) if isinstance(outcome, Exception) else outcome
+        def send(response: Any) -> None:
             sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-        return Answer(send)
+        def answer(outcome: Any) -> None:
+            try:
+                send(error_response(outcome, request_id) if isinstance(outcome, Exception) else outcome)
+            except Exception as error:  # noqa: BLE001 - a response that cannot be sent must still end the call
+                send(error_response(error, request_id))
+
+        return Answer(answer)
 
     def _encode(self, job: Job, pictures: Sequence[Any]) -> Any:
         """Runs on the engine's encoding threads."""

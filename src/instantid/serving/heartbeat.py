@@ -18,14 +18,15 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path("/dev/shm")
 BEAT_SECONDS = 0.5
-STALE_SECONDS = 4.0
-DRAIN_SECONDS = 4.0
-"""Stale after four seconds, four more to drain: the server is gone within ten."""
+STALE_SECONDS = 3.0
+DRAIN_SECONDS = 3.0
+"""A step is stuck after three seconds (a setting), its heartbeat old after three more, and the server has three to
+drain: it is gone within ten."""
 
 
-def heartbeat_folder(server: int) -> Path:
-    """Where the engines of the Triton server with this process id beat."""
-    return FOLDER / f"instantid-{server}"
+def server_folders(server: int) -> tuple[Path, Path]:
+    """Where the engines of the Triton server with this process id leave their heartbeats, and their backlogs."""
+    return FOLDER / f"instantid-{server}", FOLDER / f"instantid-{server}-backlog"
 
 
 class Heartbeat:

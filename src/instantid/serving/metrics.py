@@ -5,7 +5,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from instantid.engine import Task
+from instantid.engine import Load, Task
 from instantid.errors import ServiceError
 
 OUTCOMES = ("OK", "INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL")
@@ -14,13 +14,17 @@ REQUEST_SECONDS = [0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 60.0, 1
 
 
 class EngineMetrics:
-    """An engine's observer that counts for one instance; `cache` gives hits and misses of the text cache so far."""
+    """An engine's observer that counts for one instance.
 
-    def __init__(self, instance: str, cache: Callable[[], tuple[int, int]]) -> None:
+    `cache` gives hits and misses of the text cache so far; `publish` is told the backlog whenever it changes.
+    """
+
+    def __init__(self, instance: str, cache: Callable[[], tuple[int, int]], publish: Callable[[float], None]) -> None:
         self._families: list[Any] = []
         """Kept, for a metric whose family is gone cannot be used."""
         self._labels = {"instance": instance}
         self._cache, self._cached = cache, cache()
+        self._publish = publish
         requests = self._family("instantid_requests_total", "Requests answered, by outcome", "COUNTER")
         self._outcomes = {name: requests.Metric(labels={**self._labels, "outcome": name}) for name in OUTCOMES}
         texts = self._family("instantid_text_cache_total", "Texts found in the cache or encoded", "COUNTER")
@@ -29,18 +33,22 @@ class EngineMetrics:
         self._rows = rows.Metric(labels=self._labels)
         active = self._family("instantid_active_requests", "Requests started and not answered", "GAUGE")
         self._active = active.Metric(labels=self._labels)
+        memory = self._family("instantid_active_rows", "UNet rows of started requests", "GAUGE")
+        self._active_rows = memory.Metric(labels=self._labels)
+        backlog = self._family("instantid_backlog_seconds", "Work of all requests in the engine, in seconds", "GAUGE")
+        self._backlog = backlog.Metric(labels=self._labels)
         self._step_seconds = self._histogram("instantid_step_seconds", "Seconds of one step", STEP_SECONDS)
         self._request_seconds = self._histogram(
             "instantid_request_seconds", "Seconds from the engine's door to the answer", REQUEST_SECONDS
         )
 
-    def stepped(self, batch: Sequence[Task], seconds: float, active: int) -> None:
+    def stepped(self, batch: Sequence[Task], seconds: float, load: Load) -> None:
         self._rows.increment(sum(task.rows for task in batch))
         self._step_seconds.observe(seconds)
-        self._active.set(active)
+        self._loaded(load)
 
-    def ended(self, task: Task, outcome: Any, seconds: float, active: int) -> None:
-        self._active.set(active)
+    def ended(self, task: Task, outcome: Any, seconds: float, load: Load) -> None:
+        self._loaded(load)
         status = outcome.status if isinstance(outcome, ServiceError) else "OK"
         self._outcomes[status].increment(1)
         self._request_seconds.observe(seconds)
@@ -48,6 +56,11 @@ class EngineMetrics:
         for metric, new, old in zip(self._texts, now, self._cached, strict=True):
             metric.increment(new - old)
         self._cached = now
+
+    def _loaded(self, load: Load) -> None:
+        self._publish(load.backlog)
+        for gauge, value in zip((self._active, self._active_rows, self._backlog), load, strict=True):
+            gauge.set(value)
 
     def _histogram(self, name: str, description: str, buckets: list[float]) -> Any:
         return self._family(name, description, "HISTOGRAM").Metric(labels=self._labels, buckets=buckets)

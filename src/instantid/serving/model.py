@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from instantid.contract import Model, Tensor
-from instantid.serving.heartbeat import Watch, end_server, heartbeat_folder
+from instantid.serving.heartbeat import Watch, end_server, server_folders
 from instantid.serving.tensors import error_response, make_response, read_inputs, read_parameters
 from instantid.settings import Settings
 
@@ -46,7 +46,7 @@ class BlockingModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = set_up(self.model, args)
-        self._watch = Watch(heartbeat_folder(os.getppid()), end_server)
+        self._watch = Watch(server_folders(os.getppid())[0], end_server)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
