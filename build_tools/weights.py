@@ -1,13 +1,12 @@
-"""Builds one set of weights into its own folder; a half-built set never stands under the final name."""
+"""The miniature as one set of weights in its own folder."""
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from build_tools.face_graph import build_face_graph
 from build_tools.miniature.faces import write_detector, write_recogniser
 from build_tools.miniature.sdxl import write_adapter, write_identitynet, write_sdxl
+from build_tools.published.folder import staged, write_record
 from instantid.profile import Profile
 
 MINIATURE = Profile(
@@ -24,13 +23,9 @@ Progress = Callable[[str], None]
 
 def make_miniature(output: Path, progress: Progress = lambda message: None) -> Path:
     """The same architectures as the published weights at toy size, made on this machine in under a minute."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)
+    with staged(output) as folder:
         _write_miniature(folder, progress)
-        shutil.rmtree(output, ignore_errors=True)
-        folder.rename(output)
+        write_record(folder, {"miniature": True})
     return output
 
 

@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 """Any other commit is not known here, `main` stands at this one."""
-PIECE = 16384
+PIECE = 1 << 20
 
 
 @dataclass
 class Fault:
-    """Happens to the next `times` answers for one file."""
+    """Happens to the next `times` answers for one file; `pause` in seconds, before the connection is dropped."""
 
     content: bytes | None = None
     drop_at: int | None = None
@@ -66,7 +66,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer_model(match[1], match[2] or "main")
         elif match := re.fullmatch("/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             known = match[2] == REVISION and match[3] in self.hub.repositories.get(match[1], {})
-            self.reply(302, b"", Location=f"/store/{match[1]}/{match[3]}") if known else self.reply(404, b"")
+            missing = {"X-Error-Code": "EntryNotFound" if match[2] == REVISION else "RevisionNotFound"}
+            self.reply(302, b"", Location=f"/store/{match[1]}/{match[3]}") if known else self.reply(404, b"", **missing)
         elif match := re.fullmatch("/store/([^/]+/[^/]+)/(.+)", path):
             self.send_file(match[2], self.hub.repositories[match[1]][match[2]])
         else:
@@ -108,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
             piece = content[at : min(at + PIECE, end)]
             self.wfile.write(piece)
             self.hub.sent[name] += len(piece)
-            time.sleep(fault.pause)
+        time.sleep(fault.pause)
         self.close_connection = fault.drop_at is not None
 
     def reply(self, status: int, body: bytes, **headers: str) -> None:

@@ -38,17 +38,12 @@ def write_manifest(path: Path, repositories: dict[str, dict[str, bytes]], faces:
             _fill(file, repositories[table["repository"]][file["path"]])
             for member in file.get("members", ()):
                 _fill(member, (faces / member["path"]).read_bytes())
-    path.write_text("".join(f"[{name}]\n{_lines(table)}" for name, table in tables.items()))
+    path.write_text(toml(tables))
     return path
 
 
-def change_entry(manifest: Path, path: str, **fields) -> Path:
-    """The manifest with other fields for one file."""
-    tables = tomllib.loads(manifest.read_text())
-    entry = next(file for table in tables.values() for file in table["files"] if file["path"] == path)
-    entry |= fields
-    manifest.write_text("".join(f"[{name}]\n{_lines(table)}" for name, table in tables.items()))
-    return manifest
+def toml(tables: dict[str, dict]) -> str:
+    return "".join(f"[{name}]\n{_lines(table)}" for name, table in tables.items())
 
 
 def _fill(entry: dict, content: bytes) -> None:

@@ -152,6 +152,18 @@ def test_nothing_is_done_before_the_licence_is_accepted(manifest, mirror, tmp_pa
     assert not (tmp_path / "set").exists()
 
 
+def test_wrong_file_in_a_mirror(manifest, mirror, tmp_path):
+    shutil.copytree(mirror, tmp_path / "mirror")
+    adapter = tmp_path / "mirror/InstantX/InstantID/ip-adapter.bin"
+    _flip(adapter)
+    result = make(tmp_path / "set", manifest, "--mirror", tmp_path / "mirror", ACCEPT)
+    assert f"error: {adapter}: wrong checksum: sha256 is " in result.output
+    adapter.unlink()
+    result = make(tmp_path / "set", manifest, "--mirror", tmp_path / "mirror", ACCEPT)
+    assert f"error: {adapter}: is missing" in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".weights.lock", "mirror"]
+
+
 def test_own_faces_need_no_antelopev2(manifest, mirror, faces, tmp_path):
     own = ("--faces", faces / "scrfd_10g_bnkps.onnx", faces / "glintr100.onnx")
     assert make(tmp_path / "set", manifest, "--mirror", mirror, ACCEPT, *own).exit_code == 0
