@@ -51,11 +51,20 @@ class DenoiserModel:
         self._watch = Watch(beats, end_server)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Returns once the engine has room again and no sibling has less to do; later requests wait in Triton."""
-        tasks = [self._task(request) for request in requests]
-        self.engine.offer([task for task in tasks if task is not None])
+        """Returns once the engine has room again and no sibling has less to do; later requests wait in Triton.
+
+        Never raises: after an answer was sent, an exception from here kills the whole server (seen on 2.51.0). A
+        request that gets lost is answered by its Answer.
+        """
+        try:
+            self._take([task for task in map(self._task, requests) if task is not None])
+        except Exception:
+            log.exception("requests were lost")
+
+    def _take(self, tasks: Sequence[Task]) -> None:
+        self.engine.offer(tasks)
         self._siblings.publish(self.engine.load.backlog)
-        self.engine.wait_until_started([task for task in tasks if task is not None])
+        self.engine.wait_until_started(tasks)
         self._siblings.wait_turn(lambda: self.engine.load.backlog)
 
     def finalize(self) -> None:
