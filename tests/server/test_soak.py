@@ -13,7 +13,7 @@ import tritonclient.grpc as triton
 
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
-from instantid_client import InstantIDClient, InstantIDError
+from instantid_client import InstantIDClient, InstantIDError, Routing
 
 from .conftest import ROOT, encoded
 from .test_engine_on_triton import direct_inputs, metric, wait_until
@@ -32,7 +32,7 @@ class Soak:
 
     def __init__(self, server, photo):
         self.server, self.photo = server, photo
-        self.no_face = encoded(np.zeros((256, 256, 3), np.uint8))
+        self.no_face_photo = encoded(np.zeros((256, 256, 3), np.uint8))
         self.local = threading.local()
         with triton.InferenceServerClient(server.grpc_url) as raw:
             self.direct = direct_inputs(raw, photo)
@@ -53,8 +53,8 @@ class Soak:
             "num_inference_steps": rng.randint(1, 8),
             "guidance_scale": rng.choice([1.0, 5.0]),
             "num_images_per_prompt": rng.choice([1, 1, 2]),
-            "tenant": rng.choice(["a", "b", None]),
             "seed": seed,
+            "routing": Routing(tenant=rng.choice(["a", "b", "default"])),
             **fields,
         }
         try:
@@ -68,7 +68,11 @@ class Soak:
     def wrong(self, rng, seed):
         return self.good(rng, seed, **rng.choice([{"width": 100}, {"guidance_scale": 99.0}, {"scheduler": "none"}]))
 
-    def no_face(self, rng, seed): ...
+    def no_face(self, rng, seed):
+        try:
+            return self.local.client.generate(self.no_face_photo, "x")
+        except InstantIDError as error:
+            return type(error).__name__
 
     def cancelled(self, rng, seed):
         heard, done = [], threading.Event()
@@ -91,3 +95,44 @@ EXPECTED = {
     "wrong": {"InvalidArgument"},
     "no face": {"InvalidArgument"},
 }
+
+
+def run(server, photo, requests, watch=lambda done: None):
+    """Sends the requests and counts what their callers heard; the engine must have answered each exactly once."""
+    executed = metric(server, "nv_inference_exec_count", model="denoiser")
+    answered = metric(server, "instantid_requests_total")
+    heard = Counter()
+    soak = Soak(server, photo)
+    with ThreadPoolExecutor(CALLERS) as pool:
+        for done, (kind, outcome) in enumerate(pool.map(soak, range(requests)), 1):
+            heard[kind, outcome] += 1
+            watch(done)
+    wait_until(lambda: metric(server, "instantid_active_requests") == 0)
+    executed = metric(server, "nv_inference_exec_count", model="denoiser") - executed
+    assert metric(server, "instantid_requests_total") - answered == executed
+    assert heard.total() == requests
+    wrong = {said: count for said, count in heard.items() if said[1] not in EXPECTED[said[0]]}
+    assert not wrong, heard
+    return heard
+
+
+def test_every_one_of_many_mixed_requests_is_answered_once(server, astronaut):
+    heard = run(server, astronaut, 60)
+    assert heard["good", True] > 30
+
+
+@pytest.mark.long
+def test_a_thousand_mixed_requests_leave_no_memory_behind(weights, tmp_path, astronaut, capsys):
+    options = project_options(weights, tmp_path / "run", ROOT / "model_repository")
+    with EmbeddedServer(options) as server:
+        resident = {}
+
+        def watch(done):
+            if done % 50 == 0:
+                resident[done] = resident_bytes(server)
+
+        run(server, astronaut, 250)
+        heard = run(server, astronaut, 1000, watch)
+        with capsys.disabled():
+            print({done: round(size / 2**20) for done, size in resident.items()}, dict(heard))
+        assert max(resident[done] for done in resident if done > 750) <= GROWTH * resident[500]

@@ -1,5 +1,6 @@
 """The engine's own metrics on Triton's `/metrics`: in sender mode Triton's latencies of this model mean nothing."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ REQUEST_SECONDS = [0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 60.0, 1
 class EngineMetrics:
     """An engine's observer that counts for one instance.
 
-    `cache` gives hits and misses of the text cache so far; `publish` is told the backlog whenever it changes.
+    `cache` gives hits and misses of the text cache so far; `publish` is told the backlog whenever it changes. A lock
+    keeps calls apart: a metric that two threads touch at once crashes the server (its messages share one slot in
+    shared memory; seen on 2.51.0).
     """
 
     def __init__(self, instance: str, cache: Callable[[], tuple[int, int]], publish: Callable[[float], None]) -> None:
@@ -25,6 +28,7 @@ class EngineMetrics:
         self._labels = {"instance": instance}
         self._cache, self._cached = cache, cache()
         self._publish = publish
+        self._lock = threading.Lock()
         requests = self._family("instantid_requests_total", "Requests answered, by outcome", "COUNTER")
         self._outcomes = {name: requests.Metric(labels={**self._labels, "outcome": name}) for name in OUTCOMES}
         texts = self._family("instantid_text_cache_total", "Texts found in the cache or encoded", "COUNTER")
@@ -43,19 +47,21 @@ class EngineMetrics:
         )
 
     def stepped(self, batch: Sequence[Task], seconds: float, load: Load) -> None:
-        self._rows.increment(sum(task.rows for task in batch))
-        self._step_seconds.observe(seconds)
-        self._loaded(load)
+        with self._lock:
+            self._rows.increment(sum(task.rows for task in batch))
+            self._step_seconds.observe(seconds)
+            self._loaded(load)
 
     def ended(self, task: Task, outcome: Any, seconds: float, load: Load) -> None:
-        self._loaded(load)
         status = outcome.status if isinstance(outcome, ServiceError) else "OK"
-        self._outcomes[status].increment(1)
-        self._request_seconds.observe(seconds)
-        now = self._cache()
-        for metric, new, old in zip(self._texts, now, self._cached, strict=True):
-            metric.increment(new - old)
-        self._cached = now
+        with self._lock:
+            self._loaded(load)
+            self._outcomes[status].increment(1)
+            self._request_seconds.observe(seconds)
+            now = self._cache()
+            for metric, new, old in zip(self._texts, now, self._cached, strict=True):
+                metric.increment(new - old)
+            self._cached = now
 
     def _loaded(self, load: Load) -> None:
         self._publish(load.backlog)

@@ -1,0 +1,174 @@
+"""The scheduler on the real server: what `bench/simulate.py` promises, measured.
+
+Two embedded servers with the miniature weights, one with the engine's policy and one that serves first come, first
+served, get the same requests at the same times, one server after the other. Requests go to the denoiser itself, so that
+only it is measured. Everything is a ratio to the solo time of the same run. `python bench/scheduling.py --help`.
+"""
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tritonclient.grpc as triton
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from tritonclient.utils import InferenceServerException
+
+from build_tools.embedded.serve import project_options
+from build_tools.embedded.server import EmbeddedServer
+from instantid.request import GenerationRequest
+from instantid.serving.calibration import make_job
+
+ROOT = Path(__file__).parents[1]
+FIRST_COME = """
+from instantid.engine import Policy
+from instantid.serving.denoiser import DenoiserModel
+
+
+class FirstCome(Policy):
+    def first(self, tasks, now):
+        return min(tasks, key=lambda task: task.arrived)
+
+    def pick(self, tasks, now):
+        return [self.first(tasks, now)]
+
+
+class TritonPythonModel(DenoiserModel):
+    make_policy = FirstCome
+"""
+
+
+@dataclass(frozen=True)
+class Class:
+    """A kind of request: its share of the load, its steps, its tenant."""
+
+    name: str
+    share: float
+    steps: int
+    tenant: str = "default"
+
+
+STEPS = (Class("30 steps", 0.8, 30), Class("8 steps", 0.2, 8))
+TENANTS = tuple(Class(f"tenant {name}", 0.2, 30, name) for name in "abcde")
+FLOOD = (*TENANTS[:-1], replace(TENANTS[-1], share=2.0))
+"""The last of five tenants sends ten times its share, the others what they send in TENANTS."""
+
+
+class Caller:
+    """Sends requests to one server's denoiser at given times and notes the seconds until each answer."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self.client = triton.InferenceServerClient(url)
+        self.size = size
+
+    def send(self, kind: Class, seed: int) -> Future[float]:
+        """Seconds to the answer; the server's refusal as an exception."""
+        future: Future[float] = Future()
+        began = time.perf_counter()
+
+        def answered(result: Any, error: InferenceServerException | None) -> None:
+            if error is None:
+                future.set_result(time.perf_counter() - began)
+            else:
+                future.set_exception(error)
+
+        self.client.async_infer("denoiser", self._inputs(kind, seed), answered)
+        return future
+
+    def solo(self, kind: Class, repeats: int = 7) -> float:
+        return float(np.median([self.send(kind, seed).result() for seed in range(repeats)]))
+
+    def _inputs(self, kind: Class, seed: int) -> list[triton.InferInput]:
+        job = make_job((self.size, self.size))
+        request: GenerationRequest = replace(
+            job.request, num_inference_steps=kind.steps, guidance_scale=5.0, seed=seed, tenant=kind.tenant
+        )
+        return [
+            _tensor("request", np.array([[request.to_json()]], object), "BYTES"),
+            _tensor("embedding", job.embedding[None], "FP32"),
+            _tensor("landmark_picture", job.landmark_picture[None], "UINT8"),
+        ]
+
+
+def _tensor(name: str, values: Any, datatype: str) -> triton.InferInput:
+    return triton.InferInput(name, list(values.shape), datatype).set_data_from_numpy(values)
+
+
+def arrivals(mix: Sequence[Class], solo: Mapping[str, float], load: float, seconds: float) -> list[Any]:
+    """Poisson arrivals of each class over `seconds`; shares of 1 in all are `load` of what the device can do."""
+    work = []
+    base = load / sum(kind.share * solo[kind.name] for kind in mix if kind.share <= 1)
+    for i, kind in enumerate(mix):
+        rng, now = random.Random(i), 0.0
+        while (now := now + rng.expovariate(base * kind.share)) < seconds:
+            work.append((now, kind))
+    return sorted(work, key=lambda item: item[0])
+
+
+def drive(caller: Caller, work: Sequence[tuple[float, Class]], name: str) -> tuple[dict[str, list[float]], int]:
+    """Seconds of every answered request by class, and how many were refused."""
+    sent = []
+    began = time.perf_counter()
+    for seed, (at, kind) in enumerate(track(work, name, transient=True)):
+        time.sleep(max(0.0, began + at - time.perf_counter()))
+        sent.append((kind, caller.send(kind, seed)))
+    seconds: dict[str, list[float]] = {}
+    refused = 0
+    for kind, future in sent:
+        if future.exception() is None:
+            seconds.setdefault(kind.name, []).append(future.result())
+        else:
+            refused += 1
+    return seconds, refused
+
+
+@contextmanager
+def serving(weights: Path, first_come: bool) -> Iterator[EmbeddedServer]:
+    with tempfile.TemporaryDirectory() as name:
+        repository = Path(name) / "models"
+        shutil.copytree(ROOT / "model_repository", repository)
+        if first_come:
+            (repository / "denoiser" / "1" / "model.py").write_text(FIRST_COME)
+        with EmbeddedServer(project_options(weights, Path(name) / "run", repository)) as server:
+            yield server
+
+
+def main(
+    weights: Annotated[Path, typer.Option(help="Folder of one set of weights.")] = Path("weights/miniature"),
+    seconds: Annotated[float, typer.Option(help="Length of each of the four runs.")] = 120.0,
+    load: Annotated[float, typer.Option(help="Share of what the device can do.")] = 0.9,
+    size: Annotated[int, typer.Option(help="Side of the pictures.")] = 128,
+) -> None:
+    """Print, for each class, times relative to its solo time in the same run."""
+    table = Table("run", "class", "requests", "mean / solo", "p50 / solo", "p95 / solo", "p99 / solo")
+    for title, mix, first_come in (
+        ("steps, this engine", STEPS, False),
+        ("steps, first come", STEPS, True),
+        ("five tenants", TENANTS, False),
+        ("one of them floods", FLOOD, False),
+    ):
+        with serving(weights, first_come) as server:
+            caller = Caller(server.grpc_url, size)
+            solo = {kind.name: caller.solo(kind) for kind in mix}
+            work = arrivals(mix, solo, load, seconds)
+            found, refused = drive(caller, work, title)
+        for name, values in sorted(found.items()):
+            ratios = np.array(values) / solo[name]
+            row = (ratios.mean(), *np.percentile(ratios, (50, 95, 99)))
+            table.add_row(title, name, str(len(values)), *(f"{value:.2f}" for value in row))
+        table.add_row(title, f"{refused} refused", end_section=True)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
