@@ -61,8 +61,14 @@ def _content(source: Source, file: PublishedFile, weights: Path, faces: Path) ->
         return _tokenizer_file(weights / "sdxl", file.path)
     content = (weights / str(file.to)).read_bytes()
     if ".fp16." in file.path or (source.name == "instantid" and file.path.endswith(".safetensors")):
-        return save({name: tensor.half() for name, tensor in load(content).items()}, metadata={"format": "pt"})
+        tensors = {_published_name(file.path, name): tensor.half() for name, tensor in load(content).items()}
+        return save(tensors, metadata={"format": "pt"})
     return content
+
+
+def _published_name(path: str, name: str) -> str:
+    """transformers 5 writes the first text encoder's tensors without the prefix that the published file has."""
+    return f"text_model.{name}" if path.startswith("text_encoder/") else name
 
 
 def _archive(faces: Path) -> bytes:

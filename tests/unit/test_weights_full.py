@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from build_tools.__main__ import app
+from build_tools.miniature.sdxl import TEXT_WIDTHS
 from build_tools.published import cli
 from build_tools.published.manifest import MANIFEST, load_manifest
 from build_tools.published.transfer import Hub
@@ -130,6 +131,17 @@ def test_the_tokenizers_encode_alike(full, diffusion_weights):
         assert ours(text).input_ids == original(text).input_ids
     padded = CLIPTokenizer.from_pretrained(full / "sdxl/tokenizer_2")(text, padding="max_length", max_length=77)
     assert padded.input_ids[-1] == ours.get_vocab()["!"]
+
+
+def test_the_text_encoders_are_really_loaded(full, diffusion_weights):
+    """transformers would leave tensors whose names it does not know at random."""
+    cpu, text = torch.device("cpu"), "a portrait of a queen"
+    found, expected = (
+        SdxlDenoiser.load(folder, cpu, torch.float32).networks.text.encode(text) for folder in (full, diffusion_weights)
+    )
+    first = slice(TEXT_WIDTHS[0])
+    torch.testing.assert_close(found.tokens[..., first], expected.tokens[..., first], rtol=0.01, atol=0.01)
+    torch.testing.assert_close(found.pooled, expected.pooled, rtol=0.01, atol=0.01)
 
 
 def test_profile_and_permissions(full):
