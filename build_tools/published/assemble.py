@@ -132,6 +132,8 @@ def _is_linked(file: PublishedFile) -> bool:
 
 
 def _link(origin: Path, target: Path) -> None:
+    if target.exists():
+        raise WeightsError(f"{origin}: a second file for {target.parent.name}/{target.name}")
     try:
         os.link(origin, target)
     except OSError:

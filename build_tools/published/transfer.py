@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -55,7 +54,6 @@ def fetch(sources: Sequence[Source], folder: Path, hub: Hub, progress: Progress)
     interrupted transfer brought stays beside the final name, ending in `.partial`, and is continued.
     """
     jobs = [(source, file) for source in sources for file in source.files]
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
     failures: list[str] = []
     with ThreadPoolExecutor(WORKERS) as pool:
         tasks = {pool.submit(_fetch, job, folder, hub): job for job in jobs}

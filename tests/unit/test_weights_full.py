@@ -197,6 +197,16 @@ def test_few_step_loras_and_own_ones_come_along(manifest, mirror, tmp_path):
     assert "inexact" in result.output
 
 
+def test_two_loras_of_one_name(manifest, mirror, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(mirror / "latent-consistency/lcm-lora-sdxl/pytorch_lora_weights.safetensors", tmp_path / folder)
+    loras = [item for folder in "ab" for item in ("--with", tmp_path / folder / "pytorch_lora_weights.safetensors")]
+    result = make(tmp_path / "set", manifest, "--mirror", mirror, ACCEPT, *loras)
+    assert "a second file for lora/pytorch_lora_weights.safetensors" in result.output
+    assert not (tmp_path / "set").exists()
+
+
 def test_unknown_extra_names_the_known(manifest, mirror, tmp_path):
     result = make(tmp_path / "set", manifest, "--mirror", mirror, ACCEPT, "--with", "turbo")
     assert "--with turbo: is neither a file nor one of vae-fp16-fix, lcm, hyper" in result.output
