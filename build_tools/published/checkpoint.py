@@ -25,6 +25,7 @@ def diffusers_files(names: Collection[str], where: str) -> dict[str, str]:
     Float16 files are taken where there are any, of the VAE the full ones. Raises WeightsError, naming `where` and
     the part, if a part is missing or only there as a pickle.
     """
+    names = [name for name in names if name.count("/") == 1]
     chosen: dict[str, str] = {}
     for folder in PLAIN:
         chosen |= {name: name for name in names if name.startswith(f"{folder}/") and name.endswith((".json", ".txt"))}

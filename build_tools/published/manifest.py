@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,7 @@ def choose(manifest: Mapping[str, Source], optional: Sequence[str], replaced: Se
 
 
 def _without(source: Source, filled: set[str]) -> Source:
-    files = tuple(file for file in source.files if not filled.issuperset(file.places))
-    return Source(
-        source.name, source.repository, source.revision, source.licence, source.must_accept, files, source.optional
-    )
+    return replace(source, files=tuple(file for file in source.files if not filled.issuperset(file.places)))
 
 
 def _source(name: str, table: Mapping[str, Any], where: str) -> Source:

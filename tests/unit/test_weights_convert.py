@@ -10,12 +10,46 @@ from safetensors.torch import load_file, save_file
 
 from build_tools.convert import cast, convert_adapter, convert_floats, has_floats_other_than
 from build_tools.published.assemble import extract, place
+from build_tools.published.checkpoint import diffusers_files
 from build_tools.published.folder import changes, is_current, read_record, staged, write_record
 from build_tools.published.manifest import PublishedFile, WeightsError
 from build_tools.published.verify import verify
 from build_tools.weights import make_miniature
 
 MEMBERS = (PublishedFile("scrfd_10g_bnkps.onnx", "face/detector.onnx", len(b"detector")),)
+
+
+FOLDER = [
+    *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder", "text_encoder_2")),
+    *("scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer_2/vocab.json"),
+    *("text_encoder/model.safetensors", "text_encoder_2/model.safetensors"),
+    *("vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors"),
+    *("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"),
+]
+SHARDS = [
+    "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+    "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+]
+
+
+def test_float16_files_are_taken_but_the_whole_vae():
+    chosen = diffusers_files([*FOLDER, "unet/model.onnx", "README.md"], "here")
+    assert chosen["unet/diffusion_pytorch_model.fp16.safetensors"] == "unet/diffusion_pytorch_model.safetensors"
+    assert "vae/diffusion_pytorch_model.safetensors" in chosen
+    assert "text_encoder/model.safetensors" in chosen
+    assert len(chosen) == len(FOLDER) - 2
+
+
+def test_a_network_in_parts():
+    index = "unet/diffusion_pytorch_model.safetensors.index.json"
+    whole = [name for name in FOLDER if "unet/diffusion" not in name]
+    chosen = diffusers_files([*whole, index, *SHARDS], "here")
+    assert {name for name in chosen if name.startswith("unet/")} == {"unet/config.json", index, *SHARDS}
+
+
+def test_names_that_lead_out_of_the_folder_are_not_taken():
+    evil = ["scheduler/../../../.bashrc.json", "unet/diffusion_pytorch_model-/../../x.safetensors"]
+    assert not set(evil) & set(diffusers_files([*FOLDER, *evil], "here"))
 
 
 @pytest.mark.parametrize("nested", ["", "antelopev2/", "models/antelopev2/"])
