@@ -69,10 +69,10 @@ class FirstCome(Policy):
     limit = 1
 
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
-        first, *others = sorted(tasks, key=lambda task: task.arrived)
+        first, *others = sorted(tasks, key=lambda task: (task.steps_left > 0, task.arrived))
         if not first.steps_left:
             return [first]
-        return [first, *(task for task in others if task.size == first.size and task.steps_left)][: self.limit]
+        return [first, *(task for task in others if task.size == first.size)][: self.limit]
 
     def first(self, tasks: Collection[Task], now: float) -> Task:
         return min(tasks, key=lambda task: task.arrived)
@@ -93,7 +93,7 @@ class RequestBatches(StepLevelFirstCome):
 
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
         self._batch = [task for task in self._batch if task in tasks] or super().pick(tasks, now)
-        return [task for task in self._batch if task.steps_left] or self._batch[:1]
+        return [task for task in self._batch if not task.steps_left][:1] or self._batch
 
 
 POLICIES: dict[str, Callable[..., Policy]] = {

@@ -16,6 +16,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="INSTANTID_", env_ignore_empty=True, extra="ignore")
 
     weights: Path = Field(description="Folder of one set of weights.")
+    checkpoint: Path | None = Field(
+        None,
+        description="Another SDXL in place of the set's own: a diffusers folder, or one safetensors file.",
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto",
         description="Of UNet, IdentityNet and text encoders; auto: float16 on a GPU, float32 on a CPU.",

@@ -31,12 +31,15 @@ class SdxlDenoiser:
         self._zero_face = self._face_tokens(np.zeros(networks.embedding_size, np.float32))
 
     @classmethod
-    def load(cls, weights: Path, device: torch.device, dtype: torch.dtype) -> "SdxlDenoiser":
+    def load(
+        cls, weights: Path, device: torch.device, dtype: torch.dtype, checkpoint: Path | None = None
+    ) -> "SdxlDenoiser":
         """Load one set of weights; UNet, IdentityNet, adapter and text encoders in `dtype`.
 
-        Raises FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
+        `checkpoint`, a diffusers folder or a single safetensors file, takes the place of the set's own SDXL. Raises
+        FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
         """
-        return cls(load_networks(weights, device, dtype))
+        return cls(load_networks(weights, device, dtype, checkpoint))
 
     @torch.inference_mode()
     def start(self, job: Job) -> State:

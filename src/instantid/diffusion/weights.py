@@ -1,19 +1,18 @@
 """Loads one set of weights in the published layout: safetensors only, from local files only."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from instantid.diffusion import attention
 from instantid.diffusion.attention import KeysValues
+from instantid.diffusion.checkpoint import existing, load_network, load_sdxl
 from instantid.diffusion.face_tokens import Resampler
 from instantid.diffusion.text import TextEncoder
 
@@ -54,30 +53,27 @@ class Networks:
         return self.resampler.proj_in.in_features
 
 
-def load_networks(weights: Path, device: torch.device, dtype: torch.dtype) -> Networks:
-    """Read `sdxl/`, `identitynet/` and `adapter/` of one set.
+def load_networks(weights: Path, device: torch.device, dtype: torch.dtype, checkpoint: Path | None = None) -> Networks:
+    """Read `sdxl/`, `identitynet/` and `adapter/` of one set, or another SDXL `checkpoint` in place of `sdxl/`.
 
-    The VAE decodes in float32 beside float32 networks and in bfloat16 beside 16-bit ones: the stock SDXL VAE
-    overflows in float16. Raises FileNotFoundError or ValueError, naming file and tensor.
+    Raises FileNotFoundError or ValueError, naming file and tensor.
     """
-    sdxl = weights / "sdxl"
-    unet = _load(UNet2DConditionModel, sdxl / "unet", device, dtype)
-    identitynet = _load(ControlNetModel, weights / "identitynet", device, dtype)
-    vae = _load(AutoencoderKL, sdxl / "vae", device, dtype if dtype == torch.float32 else torch.bfloat16)
+    sdxl = load_sdxl(weights / "sdxl", checkpoint, device, dtype)
+    identitynet = load_network(ControlNetModel, weights / "identitynet", device, dtype)
     adapter = load_adapter(weights / ADAPTER, device, dtype)
-    unet_layers, identity_layers = attention.install(unet), attention.install(identitynet)
+    unet_layers, identity_layers = attention.install(sdxl.unet), attention.install(identitynet)
     landmark_embedding = identitynet.controlnet_cond_embedding
     identitynet.controlnet_cond_embedding = nn.Identity()
     return Networks(
         device=device,
         dtype=dtype,
-        unet=unet,
+        unet=sdxl.unet,
         identitynet=identitynet,
         landmark_embedding=landmark_embedding,
         resampler=Resampler(adapter["image_proj"]).to(device, dtype).eval(),
-        text=_load_text(sdxl, device, dtype),
-        vae=vae,
-        scheduler_config=json.loads(_existing(sdxl / "scheduler" / "scheduler_config.json").read_text()),
+        text=sdxl.text,
+        vae=sdxl.vae,
+        scheduler_config=sdxl.scheduler_config,
         unet_text=_own_projections(unet_layers),
         unet_face=adapter_projections(adapter["ip_adapter"], unet_layers),
         identitynet_face=_own_projections(identity_layers),
@@ -87,7 +83,7 @@ def load_networks(weights: Path, device: torch.device, dtype: torch.dtype) -> Ne
 def load_adapter(path: Path, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
     """The two parts of the adapter file, `image_proj` (the resampler) and `ip_adapter` (keys and values)."""
     parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for name, tensor in load_file(_existing(path), device=str(device)).items():
+    for name, tensor in load_file(existing(path), device=str(device)).items():
         part, _, rest = name.partition(".")
         if part not in parts:
             raise ValueError(f"{path}: tensor {name} belongs to neither image_proj nor ip_adapter")
@@ -124,34 +120,3 @@ def _linear(weight: Tensor) -> nn.Linear:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     return layer
-
-
-def _load(network: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    _existing(folder / "config.json")
-    loaded, report = network.from_pretrained(
-        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
-    for problem in ("missing_keys", "unexpected_keys"):
-        if report[problem]:
-            names = sorted(report[problem])
-            raise ValueError(f"{folder}: {problem.replace('_', ' ')}: {names[0]} and {len(names) - 1} more")
-    return loaded.to(device).eval().requires_grad_(False)
-
-
-def _load_text(sdxl: Path, device: torch.device, dtype: torch.dtype) -> TextEncoder:
-    tokenizers = [CLIPTokenizer.from_pretrained(_existing(sdxl / name)) for name in ("tokenizer", "tokenizer_2")]
-    kinds: dict[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-    encoders = [
-        kind.from_pretrained(_existing(sdxl / name), dtype=dtype, use_safetensors=True, local_files_only=True)
-        .to(device)
-        .eval()
-        .requires_grad_(False)
-        for name, kind in kinds.items()
-    ]
-    return TextEncoder(tokenizers, encoders, device)
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: this set of weights is not whole")
-    return path
