@@ -73,9 +73,6 @@ def assemble(
         for source in ingredients.sources:
             for file in source.files:
                 extract(source.local(ingredients.published, file), file.members, stage)
-        if ingredients.checkpoint and ingredients.checkpoint.is_file():
-            progress("sdxl, from one file")
-            _split_single_file(ingredients.checkpoint, stage / "sdxl", dtype)
         progress("face graph")
         faces = stage / "face"
         build_face_graph(faces / "detector.onnx", faces / "recogniser.onnx", stage / "face_analysis.onnx")
@@ -114,17 +111,11 @@ def extract(archive: Path, members: Sequence[PublishedFile], folder: Path) -> No
 def _placements(ingredients: Ingredients) -> Iterator[tuple[Path, str]]:
     for source in ingredients.sources:
         yield from ((source.local(ingredients.published, file), file.to) for file in source.files if file.to)
-    if ingredients.checkpoint and ingredients.checkpoint.is_dir():
+    if ingredients.checkpoint:
         yield from ((path, f"sdxl/{to}") for path, to in local_files(ingredients.checkpoint).items())
     if ingredients.faces:
         yield from zip(ingredients.faces, ("face/detector.onnx", "face/recogniser.onnx"), strict=True)
     yield from ((path, f"lora/{path.name}") for path in ingredients.loras)
-
-
-def _split_single_file(path: Path, folder: Path, dtype: torch.dtype) -> None:
-    from build_tools.single_file import convert_single_file
-
-    convert_single_file(path, folder, dtype)
 
 
 def _is_linked(file: PublishedFile) -> bool:

@@ -28,9 +28,7 @@ With = Annotated[
 ]
 Checkpoint = Annotated[
     str,
-    typer.Option(
-        help="Your own SDXL: a diffusers folder, one safetensors file, or owner/name or owner/name@revision on the hub."
-    ),
+    typer.Option(help="Your own SDXL: a diffusers folder, or owner/name or owner/name@revision on the hub."),
 ]
 Faces = Annotated[
     tuple[Path, Path] | None, typer.Option(metavar="DETECTOR RECOGNISER", help="Your own SCRFD and ArcFace, ONNX.")
@@ -74,6 +72,10 @@ class Choice:
         for path in (*(self.faces or ()), *self.loras):
             if not path.is_file():
                 raise WeightsError(f"{path}: no such file")
+        if self.own_checkpoint and self.own_checkpoint.is_file():
+            raise WeightsError(
+                f"{self.checkpoint}: one file is served as it is: INSTANTID_CHECKPOINT={self.checkpoint}"
+            )
 
     def sources(self, hub: Hub | None) -> list[Source]:
         """Everything to be taken from the hub, or from a mirror of it where `hub` is None."""

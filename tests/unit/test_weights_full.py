@@ -266,6 +266,13 @@ def test_checkpoint_folder_that_is_not_whole(manifest, mirror, diffusion_weights
     assert sorted(path.name for path in tmp_path.iterdir()) == [".weights.lock", "sdxl"]
 
 
+def test_one_file_is_left_to_serving(manifest, mirror, tmp_path):
+    (tmp_path / "painterly.safetensors").touch()
+    own = ("--checkpoint", tmp_path / "painterly.safetensors")
+    result = make(tmp_path / "set", manifest, "--mirror", mirror, ACCEPT, *own)
+    assert f"is served as it is: INSTANTID_CHECKPOINT={tmp_path}/painterly.safetensors" in result.output
+
+
 def test_a_folder_that_is_no_set_is_never_replaced(manifest, mirror, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home/thesis.txt").write_text("years of work")
