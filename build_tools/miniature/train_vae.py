@@ -1,0 +1,60 @@
+"""Train the miniature's VAE on the album: absolute error of pixels and of their gradients, a trace of KL.
+
+`python -m build_tools.miniature.train_vae WORK` goes on from its checkpoint.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from build_tools.miniature.album import make_album
+from build_tools.miniature.networks import make_vae
+from build_tools.miniature.training import Trainer, grid, to_pictures
+
+CROP, KL = 64, 2e-6
+
+
+def main(
+    work: Path,
+    steps: int = 4000,
+    batch: int = 16,
+    rate: float = 2e-3,
+    people: int = 1400,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: int = 1,
+) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    pictures = make_album(work, people, 8, 4, workers=2).pictures.reshape(-1, 128, 128, 3)
+    vae = make_vae().to(device)
+
+    def loss(step: int) -> Tensor:
+        rows = torch.randint(len(pictures), (batch,)).tolist()
+        corners = (torch.randint((128 - CROP) // 8 + 1, (batch, 2)) * 8).tolist()
+        crops = np.stack([pictures[i, y : y + CROP, x : x + CROP] for i, (y, x) in zip(rows, corners, strict=True)])
+        pixels = _pixels(crops, device)
+        posterior = vae.encode(pixels).latent_dist
+        painted = vae.decode(posterior.sample()).sample
+        error = (painted - pixels).abs().mean() + sum(
+            (painted.diff(dim=axis) - pixels.diff(dim=axis)).abs().mean() for axis in (2, 3)
+        )
+        return error + KL * posterior.kl().mean()
+
+    @torch.inference_mode()
+    def sheet() -> np.ndarray:
+        pixels = _pixels(pictures[:: len(pictures) // 10][:10], device)
+        return grid([to_pictures(pixels), to_pictures(vae.decode(vae.encode(pixels).latent_dist.mode()).sample)])
+
+    Trainer(work, "vae", {"vae": vae}, loss, steps=steps, rate=rate, decay=0.99).run(sheet)
+
+
+def _pixels(pictures: np.ndarray, device: str) -> Tensor:
+    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+if __name__ == "__main__":
+    typer.run(main)

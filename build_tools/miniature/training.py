@@ -1,0 +1,152 @@
+"""What the three trainings of the miniature's diffusion networks share: checkpoints, averages, curves, sheets."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+EVERY = 250
+
+
+class Trainer:
+    """AdamW with warm-up and cosine decay, and an exponential average of the trained weights.
+
+    `modules` are trained; `loss` gives the loss of step number i, with all randomness drawn from torch's generator,
+    so that a training which goes on from its checkpoint is the one that was never interrupted.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        modules: Mapping[str, nn.Module],
+        loss: Callable[[int], Tensor],
+        *,
+        steps: int,
+        rate: float,
+        decay: float = 0.995,
+    ) -> None:
+        self.path = folder / f"{name}.pt"
+        self.name, self.modules, self.loss = name, modules, loss
+        self.steps, self.step, self.decay = steps, 0, decay
+        self.parameters = {
+            f"{part}.{key}": value
+            for part, module in modules.items()
+            for key, value in module.named_parameters()
+            if value.requires_grad
+        }
+        self.average = {key: value.detach().clone() for key, value in self.parameters.items()}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), rate, weight_decay=1e-3)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        self.curve: list[tuple[int, float]] = []
+        if self.path.exists():
+            self._load()
+
+    def run(self, sheet: Callable[[], npt.NDArray[np.uint8]]) -> None:
+        """Train to the last step; every EVERY steps a checkpoint, the curve and a sheet of samples."""
+        total, count = 0.0, 0
+        with tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=10) as progress:
+            while self.step < self.steps:
+                total, count = total + self._learn(), count + 1
+                progress.update()
+                if self.step % EVERY == 0 or self.step == self.steps:
+                    self.curve.append((self.step, total / count))
+                    progress.set_postfix(loss=f"{total / count:.4f}")
+                    total, count = 0.0, 0
+                    self._save()
+                    with self.averaged():
+                        Image.fromarray(sheet()).save(self.path.with_suffix(".png"))
+
+    def averaged(self) -> "Averaged":
+        """A context in which the modules have their averaged weights."""
+        return Averaged(self)
+
+    def _rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / 200)
+        return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0))))
+
+    def _learn(self) -> float:
+        loss = self.loss(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        for key, value in self.parameters.items():
+            self.average[key].lerp_(value.detach(), 1 - decay)
+        return float(loss.detach())
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": torch.get_rng_state(),
+            "curve": self.curve,
+        }
+        torch.save(state, self.path.with_suffix(".part"))
+        self.path.with_suffix(".part").replace(self.path)
+        self.path.with_suffix(".json").write_text(json.dumps(self.curve))
+
+    def _load(self) -> None:
+        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        self.step, self.average, self.curve = state["step"], state["average"], state["curve"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
+
+
+class Averaged:
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        for key, value in self.trainer.parameters.items():
+            kept = value.detach().clone()
+            value.data.copy_(self.trainer.average[key])
+            self.trainer.average[key] = kept
+
+
+def load_averaged(path: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Put the averaged weights of a finished (or unfinished) training into modules of the same names."""
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name])
+        own = {key.removeprefix(f"{name}."): value for key, value in state["average"].items() if key.startswith(name)}
+        module.load_state_dict(own, strict=False)
+
+
+def export(module: nn.Module, path: Path) -> None:
+    """Float16 weights as safetensors."""
+    save_file({name: value.half().contiguous() for name, value in module.state_dict().items()}, path)
+
+
+def grid(rows: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Rows of pictures `[n, h, w, 3]` as one picture."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def to_pictures(pixels: Tensor) -> npt.NDArray[np.uint8]:
+    """`[n, 3, h, w]` in [-1, 1] to `[n, h, w, 3]` uint8."""
+    return ((pixels.detach().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,78 @@
+"""Training that was interrupted goes on as if it had not been; the album's annotations are where the pictures say."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from build_tools.miniature import training
+from build_tools.miniature.album import draw_page
+from build_tools.miniature.networks import make_identitynet, make_text_encoders, make_unet, make_vae
+from build_tools.miniature.people import random_identity
+from build_tools.miniature.scenery import SCENERY, draw_scenery
+from build_tools.miniature.training import Trainer, load_averaged
+
+
+def trainer(folder, steps):
+    torch.manual_seed(5)
+    module = nn.Linear(4, 4)
+    return Trainer(
+        folder,
+        "t",
+        {"m": module},
+        lambda step: module(torch.randn(8, 4)).square().mean(),
+        steps=steps,
+        rate=1e-2,
+        decay=0.9,
+    )
+
+
+def sheet():
+    return np.zeros((4, 4, 3), np.uint8)
+
+
+def test_a_training_goes_on_exactly(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "EVERY", 5)
+    monkeypatch.setattr(Trainer, "_rate", lambda self, step: 1.0)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = trainer(tmp_path / "a", 15)
+    whole.run(sheet)
+    trainer(tmp_path / "b", 10).run(sheet)
+    resumed = trainer(tmp_path / "b", 15)
+    assert resumed.step == 10
+    resumed.run(sheet)
+    for name, value in whole.parameters.items():
+        assert torch.equal(value, resumed.parameters[name])
+        assert torch.equal(whole.average[name], resumed.average[name])
+    assert whole.curve == pytest.approx(resumed.curve)
+
+
+def test_averaged_weights_are_what_is_loaded(tmp_path):
+    trained = trainer(tmp_path, 20)
+    trained.run(sheet)
+    module = nn.Linear(4, 4)
+    load_averaged(tmp_path / "t.pt", {"m": module})
+    assert torch.equal(module.weight, trained.average["m.weight"])
+    assert not torch.equal(module.weight, trained.parameters["m.weight"])
+
+
+def test_all_networks_together_are_at_most_forty_megabytes_in_float16():
+    networks = [make_unet(), make_identitynet(), make_vae(), *make_text_encoders()]
+    assert 2 * sum(p.numel() for network in networks for p in network.parameters()) < 30e6
+
+
+def test_a_page_repeats_and_its_caption_names_the_place():
+    pages = [draw_page(random_identity(3), 8, place="beach", style="photo") for _ in range(2)]
+    assert (pages[0].picture == pages[1].picture).all()
+    assert pages[0].who == "a photo of {}"
+    assert pages[0].scene.endswith(", beach")
+    assert pages[0].landmarks.min() > 0
+    assert pages[0].landmarks.max() < 128
+
+
+def test_places_are_told_apart_by_their_colours():
+    rng = np.random.default_rng(0)
+    means = np.array([draw_scenery(name, 64, rng).reshape(-1, 3).mean(0) for name in SCENERY])
+    apart = np.linalg.norm(means[:, None] - means[None], axis=-1) + 999 * np.eye(len(SCENERY))
+    assert apart.min() > 15
