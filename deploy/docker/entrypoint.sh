@@ -1,11 +1,47 @@
 #!/usr/bin/env bash
-# Puts the weights' face graph into a copy of the model repository and starts Triton on it.
+# Serves the weights in $INSTANTID_WEIGHTS; further arguments go to tritonserver last, where they override.
+# Triton is a child, not process 1: the kernel lets no process kill number 1 of its container, and a server with a
+# dead engine must be killed if it cannot stop (src/instantid/serving/heartbeat.py).
 set -euo pipefail
-repository=${MODEL_REPOSITORY:-/tmp/model_repository}
-graph=$INSTANTID_WEIGHTS/face_analysis.onnx
+home=$(dirname "$(dirname "$(readlink -f "$0")")")
+graph=${INSTANTID_WEIGHTS:?names the folder of a set of weights}/face_analysis.onnx
 [ -f "$graph" ] || { echo "no weights in $INSTANTID_WEIGHTS: $graph is missing" >&2; exit 1; }
-rm -rf "$repository" /dev/shm/triton_*
-cp -r /opt/instantid/model_repository "$repository"
-ln -sf "$graph" "$repository/face_analysis/1/model.onnx"
-exec tritonserver --model-repository="$repository" --model-control-mode=none --disable-auto-complete-config \
-    --exit-timeout-secs=120 "$@"
+
+repository=$(mktemp -d)
+cp -r "$home/model_repository/." "$repository"
+ln -s "$graph" "$repository/face_analysis/1/model.onnx"
+
+# Without a key nobody gets in: it is drawn.
+key_file=${TRITON_ADMIN_KEY_FILE:-/run/secrets/admin_key}
+[ -s "$key_file" ] || { key_file=$repository/.admin_key && od -vAn -tx8 -N32 /dev/urandom | tr -d ' \n' >"$key_file"; }
+admin="model-repository,model-config,shared-memory,trace,logging,statistics:admin-key=$(<"$key_file")"
+
+# Regions that a killed container left in a /dev/shm that outlives it.
+regions=triton_instantid_$$_
+rm -f /dev/shm/"$regions"*
+
+tritonserver \
+    --model-repository="$repository" \
+    --model-control-mode=none \
+    --disable-auto-complete-config \
+    --backend-config="python,shm-region-prefix-name=$regions" \
+    --exit-timeout-secs="${TRITON_EXIT_TIMEOUT:-600}" \
+    --log-format=ISO8601 \
+    --log-verbose="${TRITON_LOG_VERBOSE:-0}" \
+    --pinned-memory-pool-byte-size="$((${TRITON_PINNED_MEMORY_MB:-256} << 20))" \
+    --metrics-interval-ms="${TRITON_METRICS_INTERVAL_MS:-2000}" \
+    --grpc-keepalive-time="$((${TRITON_KEEPALIVE_SECONDS:-60} * 1000))" \
+    --grpc-keepalive-permit-without-calls=1 \
+    --grpc-http2-max-pings-without-data=0 \
+    --grpc-http2-min-recv-ping-interval-without-data=10000 \
+    --grpc-restricted-protocol="$admin" \
+    --http-restricted-api="$admin" \
+    "$@" &
+server=$!
+rm -rf "/dev/shm/instantid-$server" "/dev/shm/instantid-$server-backlog"
+# A signal ends `wait` before the server has ended: then it is waited for again.
+signals=0
+trap 'signals=$((signals + 1)); kill -TERM "$server" || true' TERM INT
+while seen=$signals code=0; wait "$server" || code=$?; [ "$seen" != "$signals" ]; do :; done
+rm -rf "$repository"
+exit "$code"

@@ -1,19 +1,24 @@
-"""Files that no test here can run: the container, compose and the list of settings."""
+"""The list of settings: what the packages read, and what the container and compose read beside it."""
 
 import re
 from pathlib import Path
 
-import yaml
-
 from instantid.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+ENTRY_POINT = (ROOT / "deploy/docker/entrypoint.sh").read_text()
+
+
+def listed():
+    lines = [line for line in (ROOT / ".env.example").read_text().splitlines() if line and line[0] != "#"]
+    return dict(line.split("=", 1) for line in lines)
 
 
 def test_env_example_lists_every_setting_with_a_value_that_fits(monkeypatch):
-    lines = [line for line in (ROOT / ".env.example").read_text().splitlines() if line and line[0] != "#"]
-    values = dict(line.split("=", 1) for line in lines)
-    assert set(values) == {f"INSTANTID_{name.upper()}" for name in Settings.model_fields}
+    names = {f"INSTANTID_{name.upper()}" for name in Settings.model_fields}
+    values = {name: value for name, value in listed().items() if name in names}
+    assert set(values) == names
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
@@ -21,16 +26,9 @@ def test_env_example_lists_every_setting_with_a_value_that_fits(monkeypatch):
         assert field.is_required() or getattr(settings, name) == field.default
 
 
-def test_every_source_of_the_image_exists():
-    for line in (ROOT / "deploy/docker/Dockerfile").read_text().splitlines():
-        if line.startswith("COPY "):
-            for source in line.split()[1:-1]:
-                assert (ROOT / source).exists(), source
-
-
-def test_compose_and_dockerfile_name_the_same_pinned_image():
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    triton = compose["services"]["triton"]
-    image = triton["build"]["args"]["TRITON_IMAGE"]
-    assert re.fullmatch(r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", image)
-    assert f"ARG TRITON_IMAGE={image}\n" in (ROOT / triton["build"]["dockerfile"]).read_text()
+def test_env_example_lists_what_compose_and_the_entry_point_read_with_its_default():
+    compose = dict(re.findall(r"(?<!\$)\$\{(\w+):-([^{}]*)\}", COMPOSE))
+    triton = dict(re.findall(r"\$\{(TRITON_\w+):-([^}]*)\}", ENTRY_POINT))
+    names = {f"INSTANTID_{name.upper()}" for name in Settings.model_fields}
+    values = {name: value for name, value in listed().items() if name not in names}
+    assert values == {**compose, **triton}
