@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from build_tools.published.manifest import PublishedFile, Source, WeightsError
 LOCK = "weights.lock.json"
 """In a folder of downloads: size and sha256, as first seen, of files for which none is published."""
 WORKERS = 4
+REPORT_SECONDS = 60.0
 _RANGE_NOT_SATISFIABLE = 416
 
 Progress = Callable[[str], None]
@@ -57,14 +58,19 @@ def fetch(sources: Sequence[Source], folder: Path, hub: Hub, progress: Progress)
     failures: list[str] = []
     with ThreadPoolExecutor(WORKERS) as pool:
         tasks = {pool.submit(_fetch, job, folder, hub): job for job in jobs}
-        for done, task in enumerate(as_completed(tasks), start=1):
-            source, file = tasks[task]
-            try:
-                task.result()
-                progress(f"{done} of {len(jobs)}: {source.repository}/{file.path}")
-            except WeightsError as error:
-                failures.append(str(error))
-                progress(f"failed: {error}")
+        pending = set(tasks)
+        while pending:
+            done, pending = wait(pending, timeout=REPORT_SECONDS, return_when=FIRST_COMPLETED)
+            if not done:
+                progress(f"{missing_bytes(sources, folder) / 1e9:.2f} GB left")
+            for task in done:
+                source, file = tasks[task]
+                try:
+                    task.result()
+                    progress(f"have {source.repository}/{file.path}")
+                except WeightsError as error:
+                    failures.append(str(error))
+                    progress(f"failed: {error}")
     record(jobs, folder)
     if failures:
         raise WeightsError("\n".join([f"{len(failures)} of {len(jobs)} files failed:", *sorted(failures)]))

@@ -142,6 +142,15 @@ def test_connection_that_stays_away_is_resumed_by_the_next_run(hub, tmp_path, no
     assert hub.sent[BIG] == SIZE - WRITTEN
 
 
+def test_a_long_transfer_says_now_and_then_what_is_left(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("build_tools.published.transfer.REPORT_SECONDS", 0.2)
+    hub.faults[BIG] = Fault(drop_at=SIZE // 2, pause=1)
+    lines = []
+    fetch([source()], tmp_path / "published", Hub(hub.url), lines.append)
+    assert "0.01 GB left" in lines
+    assert lines[-1] == f"have someone/weights/{BIG}"
+
+
 @pytest.mark.parametrize(("left", "asked"), [(SIZE, []), (SIZE + 5, [0]), (SIZE - 5, [SIZE - 5])])
 def test_what_an_earlier_run_left_behind(hub, tmp_path, left, asked):
     partial(tmp_path).parent.mkdir(parents=True)
