@@ -4,7 +4,8 @@
 Names are diffusers' where diffusers has one. Nothing here needs more than the standard library.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 DataType = Literal["BYTES", "UINT8", "INT32", "INT64", "FP32"]
@@ -92,8 +93,42 @@ NUMBERS = (
 )
 
 DEFAULT_NEGATIVE_PROMPT = ""
-DEFAULT_SCHEDULER = "euler"
+DEFAULT_SCHEDULER = SCHEDULERS[0]
 DEFAULT_OUTPUT_FORMAT = "png"
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What the loaded weights were made for; the first scheduler is the default."""
+
+    schedulers: tuple[str, ...] = SCHEDULERS
+    num_inference_steps: Number = NUM_INFERENCE_STEPS
+    guidance_scale: Number = GUIDANCE_SCALE
+    timestep_spacing: str | None = None
+    """In place of the checkpoint's own."""
+
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        own = {number.name: number for number in (self.num_inference_steps, self.guidance_scale)}
+        return tuple(own.get(number.name, number) for number in NUMBERS)
+
+
+MODES: Mapping[str, Mode] = {
+    "none": Mode(),
+    "hyper": Mode(
+        schedulers=("ddim",),
+        num_inference_steps=replace(NUM_INFERENCE_STEPS, default=8, low=4, high=16),
+        guidance_scale=replace(GUIDANCE_SCALE, high=10.0),
+        timestep_spacing="trailing",
+    ),
+    "lcm": Mode(
+        schedulers=("lcm",),
+        num_inference_steps=replace(NUM_INFERENCE_STEPS, default=8, low=2, high=12),
+        guidance_scale=replace(GUIDANCE_SCALE, default=1.0, high=2.0),
+    ),
+}
+"""Few-step modes: Hyper-SD's 8-step LoRA that keeps guidance (arXiv 2404.13686; DDIM with trailing timesteps, guidance
+5 to 8), and LCM-LoRA (arXiv 2311.05556; 2 to 8 steps, 10 in InstantID's own example, guidance 1 to 2)."""
 
 PARAMETER_TENANT = "tenant"
 """Request parameter: names the tenant, for fair scheduling and metrics."""

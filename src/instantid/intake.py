@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instantid import contract, options
+from instantid.contract import Mode
 from instantid.errors import InvalidArgument
 from instantid.images import decode_photo, resize_photo
 from instantid.options import Inputs
@@ -29,13 +30,19 @@ class Intake:
     request: GenerationRequest
 
 
-def take_in(inputs: Inputs, parameters: Mapping[str, Any], request_id: str, profile: Profile) -> Intake:
+def take_in(
+    inputs: Inputs,
+    parameters: Mapping[str, Any],
+    request_id: str,
+    profile: Profile,
+    mode: Mode = contract.MODES["none"],
+) -> Intake:
     """Check every input of one request and resolve every default; the seed is drawn if none is given.
 
     Cheap checks come first, photos are decoded last. Raises InvalidArgument for anything outside the contract.
     """
     routing = options.read_routing(parameters)
-    resolved = _read_options(inputs)
+    resolved = _read_options(inputs, mode)
     encoded = _encoded_photos(inputs)
     photos = [decode_photo(data, field) for field, data in encoded]
     resized = [resize_photo(photo) for photo in photos]
@@ -55,16 +62,16 @@ def take_in(inputs: Inputs, parameters: Mapping[str, Any], request_id: str, prof
     return Intake(*_canvases(resized), request)
 
 
-def _read_options(inputs: Inputs) -> dict[str, Any]:
+def _read_options(inputs: Inputs, mode: Mode) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "prompt": options.read_text(inputs, "prompt", None, contract.MIN_PROMPT_CHARACTERS),
         "negative_prompt": options.read_text(inputs, "negative_prompt", contract.DEFAULT_NEGATIVE_PROMPT),
-        "scheduler": options.read_choice(inputs, "scheduler", contract.DEFAULT_SCHEDULER, contract.SCHEDULERS),
+        "scheduler": options.read_choice(inputs, "scheduler", mode.schedulers[0], mode.schedulers),
         "output_format": options.read_choice(
             inputs, "output_format", contract.DEFAULT_OUTPUT_FORMAT, contract.OUTPUT_FORMATS
         ),
     }
-    fields |= {number.name: options.read_number(inputs, number) for number in contract.NUMBERS}
+    fields |= {number.name: options.read_number(inputs, number) for number in mode.numbers}
     if fields["seed"] is None:
         fields["seed"] = secrets.randbelow(2**32)
     _check_window(fields["control_guidance_start"], fields["control_guidance_end"])

@@ -1,10 +1,21 @@
 """What an operator sets: environment variables with the prefix `INSTANTID_`, listed in `.env.example`."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _read_loras(value: Any) -> Any:
+    """`a.safetensors, b.safetensors:0.6` to paths and weights."""
+    if not isinstance(value, str):
+        return value
+    found = [re.fullmatch(r"(.+\.safetensors)(?::(-?\d*\.?\d+))?", item.strip()) for item in value.split(",")]
+    if None in found:
+        raise ValueError("must be paths of .safetensors files separated by commas, each with `:weight` or without")
+    return tuple((match[1], match[2] or 1.0) for match in found if match)
 
 
 class Settings(BaseSettings):
@@ -19,6 +30,12 @@ class Settings(BaseSettings):
     checkpoint: Path | None = Field(
         None,
         description="Another SDXL in place of the set's own: a diffusers folder, or one safetensors file.",
+    )
+    lora: Annotated[tuple[tuple[Path, float], ...], NoDecode, BeforeValidator(_read_loras)] = Field(
+        (), description="LoRA files to fuse into UNet and text encoders: paths, each with `:weight` where it is not 1."
+    )
+    few_steps: Literal["none", "hyper", "lcm"] = Field(
+        "none", description="Fuse the set's own Hyper-SD or LCM LoRA; defaults and bounds of requests follow."
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto",

@@ -28,9 +28,9 @@ def texts(*values):
     return np.array(values, object)
 
 
-def take(parameters=None, **changes):
+def take(parameters=None, mode="none", **changes):
     inputs = {"photo": texts(photo()), "prompt": texts(b"a portrait"), **changes}
-    return take_in(inputs, parameters or {}, "id-1", PROFILE)
+    return take_in(inputs, parameters or {}, "id-1", PROFILE, contract.MODES[mode])
 
 
 def test_defaults_are_the_contracts():
@@ -165,6 +165,26 @@ def test_faults_name_field_value_and_bound(name):
     changes, message = FAULTS[name]
     with pytest.raises(InvalidArgument, match=message):
         take(**changes)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("hyper", ("ddim", 8, 5.0)), ("lcm", ("lcm", 8, 1.0))])
+def test_defaults_follow_the_few_step_mode(mode, expected):
+    request = take(mode=mode).request
+    assert (request.scheduler, request.num_inference_steps, request.guidance_scale) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "message"),
+    [
+        ("hyper", {"num_inference_steps": np.array([30], np.int32)}, "num_inference_steps: 30; must be within 4..16"),
+        ("hyper", {"scheduler": texts(b"euler")}, "scheduler: 'euler'; must be one of ddim"),
+        ("lcm", {"guidance_scale": np.array([5], np.float32)}, "guidance_scale: 5.0; must be within 1..2"),
+        ("lcm", {"num_inference_steps": np.array([1], np.int32)}, "num_inference_steps: 1; must be within 2..12"),
+    ],
+)
+def test_bounds_follow_the_few_step_mode(mode, changes, message):
+    with pytest.raises(InvalidArgument, match=message):
+        take(mode=mode, **changes)
 
 
 @pytest.mark.parametrize(

@@ -5,23 +5,25 @@ own single-file loading renames them. Such a file has no configuration: that, an
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
-    create_diffusers_clip_model_from_ldm,
+    convert_open_clip_checkpoint,
 )
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from instantid.diffusion.lora import fuse
+from instantid.diffusion.network import empty, existing, load_network, read, variant
 from instantid.diffusion.text import TextEncoder
 
 TEXT_ENCODERS: Mapping[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
@@ -44,60 +46,47 @@ class Sdxl:
     scheduler_config: Mapping[str, Any]
 
 
-def load_sdxl(base: Path, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> Sdxl:
+def load_sdxl(
+    base: Path,
+    checkpoint: Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    loras: Sequence[tuple[Path, float]] = (),
+) -> Sdxl:
     """Read `checkpoint`, a diffusers folder or a single safetensors file; None: `base`, the set's own folder.
 
     The VAE decodes in float32 beside float32 networks and in bfloat16 beside 16-bit ones: the stock SDXL VAE
-    overflows in float16. Raises FileNotFoundError or ValueError, naming file and tensor.
+    overflows in float16. LoRA files, with their weights, are fused into the others. Raises FileNotFoundError or
+    ValueError, naming file and tensor.
     """
     vae_dtype = dtype if dtype == torch.float32 else torch.bfloat16
-    if checkpoint is not None and existing(checkpoint).is_file():
-        return _load_single_file(base, checkpoint, device, dtype, vae_dtype)
     folder = checkpoint or base
-    encoders = [
-        kind.from_pretrained(
-            existing(folder / name),
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            variant=_variant(folder / name),
-        )
-        for name, kind in TEXT_ENCODERS.items()
-    ]
-    return Sdxl(
-        unet=load_network(UNet2DConditionModel, folder / "unet", device, dtype),
-        vae=load_network(AutoencoderKL, folder / "vae", device, vae_dtype),
-        text=_text(folder, encoders, device),
-        scheduler_config=_scheduler_config(folder),
-    )
+    if existing(folder).is_file():
+        networks, said = _read_single_file(base, folder)
+        folder = base
+    else:
+        networks, said = _read_folder(folder, device, None if loras else dtype, vae_dtype), {}
+    vae = _ready(networks.pop("vae"), device, vae_dtype)
+    if loras:
+        fuse({name: network.to(device) for name, network in networks.items()}, loras, dtype)
+    unet, *encoders = (_ready(networks[name], device, dtype) for name in ("unet", *TEXT_ENCODERS))
+    tokenizers = [CLIPTokenizer.from_pretrained(existing(folder / name)) for name in ("tokenizer", "tokenizer_2")]
+    return Sdxl(unet, vae, TextEncoder(tokenizers, encoders, device), _scheduler_config(folder) | said)
 
 
-def load_network(network: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """A diffusers network from its folder, with every tensor it needs and no other."""
-    existing(folder / "config.json")
-    loaded, report = network.from_pretrained(
-        folder,
-        torch_dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        variant=_variant(folder),
-    )
-    for problem in ("missing_keys", "unexpected_keys"):
-        if report[problem]:
-            names = sorted(report[problem])
-            raise ValueError(f"{folder}: {problem.replace('_', ' ')}: {names[0]} and {len(names) - 1} more")
-    return _ready(loaded, device)
+def _read_folder(
+    folder: Path, device: torch.device, dtype: torch.dtype | None, vae_dtype: torch.dtype
+) -> dict[str, Any]:
+    return {
+        "unet": load_network(UNet2DConditionModel, folder / "unet", device, dtype),
+        "vae": load_network(AutoencoderKL, folder / "vae", device, vae_dtype),
+        **{name: _text_encoder(name, folder, dtype) for name in TEXT_ENCODERS},
+    }
 
 
-def existing(path: Path) -> Path:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: this set of weights is not whole")
-    return path
-
-
-def _load_single_file(base: Path, file: Path, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> Sdxl:
-    tensors = _read(file)
+def _read_single_file(base: Path, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The networks in the file's own types, and what it says of its schedule."""
+    tensors = read(file, torch.device("cpu"))
     parts = {
         name: {key: value for key, value in tensors.items() if key.startswith(prefix)}
         for name, prefix in SINGLE_FILE_PARTS.items()
@@ -105,32 +94,51 @@ def _load_single_file(base: Path, file: Path, device: torch.device, dtype: torch
     for name, part in parts.items():
         if not part:
             raise ValueError(f"{file}: not an SDXL checkpoint: no {SINGLE_FILE_PARTS[name]}* ({name})")
-    unet = _convert(UNet2DConditionModel, base / "unet", convert_ldm_unet_checkpoint, parts["unet"], dtype)
-    vae = _convert(AutoencoderKL, base / "vae", convert_ldm_vae_checkpoint, parts["vae"], vae_dtype)
-    encoders = [
-        create_diffusers_clip_model_from_ldm(kind, parts[name], name, str(base), local_files_only=True)
-        for name, kind in TEXT_ENCODERS.items()
-    ]
-    for network in (unet, vae, *encoders):
-        _check_whole(network, file)
-    text = _text(base, [encoder.to(dtype) for encoder in encoders], device)
-    return Sdxl(_ready(unet, device), _ready(vae, device), text, _scheduler_config(base) | _said_by(tensors))
+    networks = {
+        "unet": _convert(UNet2DConditionModel, base / "unet", convert_ldm_unet_checkpoint, parts["unet"], file),
+        "vae": _convert(AutoencoderKL, base / "vae", convert_ldm_vae_checkpoint, parts["vae"], file),
+        "text_encoder": _text_encoder(
+            "text_encoder", base, None, convert_ldm_clip_checkpoint(parts["text_encoder"]), file
+        ),
+    }
+    config = CLIPTextConfig.from_pretrained(existing(base / "text_encoder_2"))
+    prefix = SINGLE_FILE_PARTS["text_encoder_2"] + "model."
+    second = convert_open_clip_checkpoint(SimpleNamespace(config=config), parts["text_encoder_2"], prefix)
+    networks["text_encoder_2"] = _text_encoder("text_encoder_2", base, None, second, file)
+    return networks, _said_by(tensors)
 
 
-def _convert(kind: Any, config: Path, convert: Any, tensors: dict[str, Tensor], dtype: torch.dtype) -> Any:
-    """A diffusers network of this configuration with the tensors of the original layout; absent ones stay on meta."""
-    with torch.device("meta"):
-        network = kind.from_config(kind.load_config(existing(config)))
-    named = {name: tensor.to(dtype) for name, tensor in convert(tensors, config=network.config).items()}
-    network.load_state_dict(named, strict=False, assign=True)
+def _convert(kind: Any, config: Path, convert: Any, tensors: dict[str, Tensor], file: Path) -> Any:
+    """A diffusers network of this configuration with the tensors of the original layout."""
+    network = empty(kind, config)
+    missing, _ = network.load_state_dict(convert(tensors, config=network.config), strict=False, assign=True)
+    if missing:
+        raise ValueError(f"{file}: {kind.__name__} lacks {missing[0]} and {len(missing) - 1} more")
     return network
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file}: not a safetensors file: {error}") from None
+def _text_encoder(
+    name: str,
+    folder: Path,
+    dtype: torch.dtype | None,
+    tensors: Mapping[str, Tensor] | None = None,
+    file: Path | None = None,
+) -> Any:
+    """With these tensors, or those of the folder."""
+    kind, folder = TEXT_ENCODERS[name], existing(folder / name)
+    encoder, report = kind.from_pretrained(
+        folder if tensors is None else None,
+        config=CLIPTextConfig.from_pretrained(folder),
+        state_dict=tensors,
+        dtype=dtype or "auto",
+        use_safetensors=True,
+        local_files_only=True,
+        variant=variant(folder),
+        output_loading_info=True,
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{file or folder}: {kind.__name__} lacks {missing[0]} and {len(missing) - 1} more")
+    return encoder
 
 
 def _said_by(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -139,26 +147,9 @@ def _said_by(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return said | ({"rescale_betas_zero_snr": True} if "ztsnr" in tensors else {})
 
 
-def _check_whole(network: nn.Module, file: Path) -> None:
-    missing = [name for name, value in network.named_parameters() if value.is_meta]
-    if missing:
-        raise ValueError(f"{file}: {type(network).__name__} lacks {missing[0]} and {len(missing) - 1} more")
-
-
-def _variant(folder: Path) -> str | None:
-    """`fp16` where a folder has only the files of that name, as on the hub."""
-    has_default = any(folder.glob("*model.safetensors")) or any(folder.glob("*.safetensors.index.json"))
-    return "fp16" if not has_default and any(folder.glob("*.fp16*safetensors*")) else None
-
-
 def _scheduler_config(folder: Path) -> dict[str, Any]:
     return dict(json.loads(existing(folder / "scheduler" / "scheduler_config.json").read_text()))
 
 
-def _text(folder: Path, encoders: list[Any], device: torch.device) -> TextEncoder:
-    tokenizers = [CLIPTokenizer.from_pretrained(existing(folder / name)) for name in ("tokenizer", "tokenizer_2")]
-    return TextEncoder(tokenizers, [_ready(encoder, device) for encoder in encoders], device)
-
-
-def _ready(network: Any, device: torch.device) -> Any:
-    return network.to(device).eval().requires_grad_(False)
+def _ready(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    return nn.Module.to(network, device, dtype).eval().requires_grad_(False)

@@ -1,6 +1,7 @@
 """One denoising path: start a request, step a batch of requests, decode a finished one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from instantid.contract import MODES
 from instantid.diffusion.attention import FaceAttention
 from instantid.diffusion.memory import device_errors
 from instantid.diffusion.schedules import Schedule, control_window
@@ -32,14 +34,27 @@ class SdxlDenoiser:
 
     @classmethod
     def load(
-        cls, weights: Path, device: torch.device, dtype: torch.dtype, checkpoint: Path | None = None
+        cls,
+        weights: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        checkpoint: Path | None = None,
+        loras: Sequence[tuple[Path, float]] = (),
+        few_steps: str = "none",
     ) -> "SdxlDenoiser":
         """Load one set of weights; UNet, IdentityNet, adapter and text encoders in `dtype`.
 
-        `checkpoint`, a diffusers folder or a single safetensors file, takes the place of the set's own SDXL. Raises
+        `checkpoint`, a diffusers folder or a single safetensors file, takes the place of the set's own SDXL. `loras`,
+        files and their weights, are fused into it, and so is the set's own LoRA of a mode of `contract.MODES`. Raises
         FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
         """
-        return cls(load_networks(weights, device, dtype, checkpoint))
+        if few_steps != "none":
+            loras = [(weights / "lora" / f"{few_steps}.safetensors", 1.0), *loras]
+        networks = load_networks(weights, device, dtype, checkpoint, loras)
+        if spacing := MODES[few_steps].timestep_spacing:
+            changed = {**networks.scheduler_config, "timestep_spacing": spacing}
+            networks = replace(networks, scheduler_config=changed)
+        return cls(networks)
 
     @torch.inference_mode()
     def start(self, job: Job) -> State:

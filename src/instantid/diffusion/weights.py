@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from diffusers import ControlNetModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from instantid.diffusion import attention
 from instantid.diffusion.attention import KeysValues
-from instantid.diffusion.checkpoint import existing, load_network, load_sdxl
+from instantid.diffusion.checkpoint import load_sdxl
 from instantid.diffusion.face_tokens import Resampler
+from instantid.diffusion.network import load_network, read
 from instantid.diffusion.text import TextEncoder
 
 ADAPTER = "adapter/ip-adapter.safetensors"
@@ -53,12 +53,18 @@ class Networks:
         return self.resampler.proj_in.in_features
 
 
-def load_networks(weights: Path, device: torch.device, dtype: torch.dtype, checkpoint: Path | None = None) -> Networks:
+def load_networks(
+    weights: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    checkpoint: Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
+) -> Networks:
     """Read `sdxl/`, `identitynet/` and `adapter/` of one set, or another SDXL `checkpoint` in place of `sdxl/`.
 
     Raises FileNotFoundError or ValueError, naming file and tensor.
     """
-    sdxl = load_sdxl(weights / "sdxl", checkpoint, device, dtype)
+    sdxl = load_sdxl(weights / "sdxl", checkpoint, device, dtype, loras)
     identitynet = load_network(ControlNetModel, weights / "identitynet", device, dtype)
     adapter = load_adapter(weights / ADAPTER, device, dtype)
     unet_layers, identity_layers = attention.install(sdxl.unet), attention.install(identitynet)
@@ -83,7 +89,7 @@ def load_networks(weights: Path, device: torch.device, dtype: torch.dtype, check
 def load_adapter(path: Path, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
     """The two parts of the adapter file, `image_proj` (the resampler) and `ip_adapter` (keys and values)."""
     parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for name, tensor in load_file(existing(path), device=str(device)).items():
+    for name, tensor in read(path, device).items():
         part, _, rest = name.partition(".")
         if part not in parts:
             raise ValueError(f"{path}: tensor {name} belongs to neither image_proj nor ip_adapter")

@@ -38,7 +38,9 @@ class DenoiserModel:
         name, device = args["model_instance_name"], choose_device(args)
         beats, backlogs = server_folders(os.getppid())
         dtype = choose_dtype(self.settings, device)
-        denoiser = SdxlDenoiser.load(self.settings.weights, device, dtype, self.settings.checkpoint)
+        denoiser = SdxlDenoiser.load(
+            self.settings.weights, device, dtype, self.settings.checkpoint, self.settings.lora, self.settings.few_steps
+        )
         profile = load_profile(self.settings.weights)
         costs = plan_costs(denoiser, profile, self.settings)
         rows = plan_rows(denoiser, profile, self.settings, costs)

@@ -16,9 +16,10 @@ class IntakeModel(BlockingModel):
     def initialize(self, args: Mapping[str, str]) -> None:
         super().initialize(args)
         self.profile = load_profile(self.settings.weights)
+        self.mode = contract.MODES[self.settings.few_steps]
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
-        taken = take_in(inputs, parameters, request_id, self.profile)
+        taken = take_in(inputs, parameters, request_id, self.profile, self.mode)
         return {
             contract.IMAGES: taken.images,
             contract.SIZES: taken.sizes,
