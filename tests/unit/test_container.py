@@ -65,6 +65,12 @@ def test_the_default_target_serves_without_root_and_without_tools():
     assert copied == ["model_repository", "deploy/docker/entrypoint.sh"]
 
 
+def test_nothing_in_the_image_reports_to_anybody():
+    runtime = INSTRUCTIONS[[words[-1] == "runtime" for words in INSTRUCTIONS].index(True) :]
+    environment = {word for words in runtime if words[0] == "ENV" for word in words[1:]}
+    assert {"ORT_DISABLE_TELEMETRY=1", "HF_HUB_DISABLE_TELEMETRY=1"} <= environment
+
+
 def test_the_image_is_pinned_alike_for_docker_and_compose():
     image = re.search(r"^ARG TRITON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)[1]
     assert re.fullmatch(r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", image)
@@ -129,7 +135,7 @@ def container(tmp_path_factory):
     )
     shim.chmod(0o755)
     path = f"{shim.parent}:{BIN}:{os.environ['PATH']}"
-    return folder, {**os.environ, "PATH": path, "INSTANTID_WEIGHTS": str(weights), "INSTANTID_CACHE": str(folder)}
+    return folder, {**os.environ, "PATH": path, "INSTANTID_WEIGHTS": str(weights)}
 
 
 def flags_of_the_entry_point(container, **environment):
