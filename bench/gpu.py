@@ -21,7 +21,7 @@ import diffusers
 import torch
 import transformers
 import typer
-from gpu_cold import cold
+from cold_start import starts
 from gpu_jobs import run_steps
 from gpu_modes import BY_NAME, Mode, use
 from gpu_pieces import pieces
@@ -108,7 +108,9 @@ def costs(setup: Setup, mode: Mode) -> dict[str, Any]:
 
 
 def _cold(setup: Setup, mode: Mode) -> dict[str, Any]:
-    return cold(setup.weights, mode.name, setup.device, setup.dtype, setup.size[0], setup.steps)
+    choices = {"device": setup.device, "dtype": str(setup.dtype).removeprefix("torch."), "mode": mode.name}
+    choices |= {"side": setup.size[0], "steps": setup.steps}
+    return starts(setup.weights, ["--no-calibrate", *(f"--{name}={value}" for name, value in choices.items())])
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -72,11 +72,10 @@ def _costs(found: dict[str, Any]) -> Table:
 
 
 def _cold(found: dict[str, Any]) -> Table:
-    parts = ("imports", "load", "first", "second", "total")
-    table = _table("seconds from process start", "mode", "compile cache", *parts)
-    for mode, starts in found.items():
-        for name, row in starts.items():
-            table.add_row(mode, name.removesuffix(" cache"), *(f"{row[part]:.1f}" for part in parts))
+    columns = [(mode, name) for mode, starts in found.items() for name in starts]
+    table = _table("seconds from process start", "stage", *(f"{mode}, {name}" for mode, name in columns))
+    for stage in found[columns[0][0]][columns[0][1]]:
+        table.add_row(stage, *(f"{found[mode][name][stage]:.1f}" for mode, name in columns))
     return table
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from instantid.diffusion.lora import fuse
-from instantid.diffusion.network import empty, existing, load_network, read, variant
+from instantid.diffusion.network import empty, existing, load_network, logged, read, variant
 from instantid.diffusion.text import TextEncoder
 
 TEXT_ENCODERS: Mapping[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
@@ -62,13 +62,15 @@ def load_sdxl(
     vae_dtype = dtype if dtype == torch.float32 else torch.bfloat16
     folder = checkpoint or base
     if existing(folder).is_file():
-        networks, said = _read_single_file(base, folder)
+        with logged(folder.name):
+            networks, said = _read_single_file(base, folder)
         folder = base
     else:
         networks, said = _read_folder(folder, device, None if loras else dtype, vae_dtype), {}
     vae = _ready(networks.pop("vae"), device, vae_dtype)
     if loras:
-        fuse({name: network.to(device) for name, network in networks.items()}, loras, dtype)
+        with logged("LoRA files"):
+            fuse({name: network.to(device) for name, network in networks.items()}, loras, dtype)
     unet, *encoders = (_ready(networks[name], device, dtype) for name in ("unet", *TEXT_ENCODERS))
     tokenizers = [CLIPTokenizer.from_pretrained(existing(folder / name)) for name in ("tokenizer", "tokenizer_2")]
     return Sdxl(unet, vae, TextEncoder(tokenizers, encoders, device), _scheduler_config(folder) | said)
@@ -77,11 +79,14 @@ def load_sdxl(
 def _read_folder(
     folder: Path, device: torch.device, dtype: torch.dtype | None, vae_dtype: torch.dtype
 ) -> dict[str, Any]:
-    return {
+    networks = {
         "unet": load_network(UNet2DConditionModel, folder / "unet", device, dtype),
         "vae": load_network(AutoencoderKL, folder / "vae", device, vae_dtype),
-        **{name: _text_encoder(name, folder, dtype) for name in TEXT_ENCODERS},
     }
+    for name in TEXT_ENCODERS:
+        with logged(name):
+            networks[name] = _text_encoder(name, folder, dtype)
+    return networks
 
 
 def _read_single_file(base: Path, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,7 +1,10 @@
 """Reads one diffusers network from its folder: no layer is given values that are thrown away afterwards."""
 
 import json
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -18,10 +23,11 @@ def load_network(kind: Any, folder: Path, device: torch.device, dtype: torch.dty
 
     Raises FileNotFoundError or ValueError, naming file and tensor.
     """
-    network = empty(kind, folder)
-    tensors: dict[str, Tensor] = {}
-    for file in _files(folder):
-        tensors |= {name: tensor.to(dtype or tensor.dtype) for name, tensor in read(file, device).items()}
+    with logged(folder.name):
+        network = empty(kind, folder)
+        tensors: dict[str, Tensor] = {}
+        for file in _files(folder):
+            tensors |= {name: tensor.to(dtype or tensor.dtype) for name, tensor in read(file, device).items()}
     network._fix_state_dict_keys_on_load(tensors)
     try:
         missing, unexpected = network.load_state_dict(tensors, strict=False, assign=True)
@@ -31,6 +37,14 @@ def load_network(kind: Any, folder: Path, device: torch.device, dtype: torch.dty
         if names:
             raise ValueError(f"{folder}: {problem} keys: {min(names)} and {len(names) - 1} more")
     return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def logged(name: str) -> Iterator[None]:
+    """Logs the seconds that reading one network took."""
+    begun = time.perf_counter()
+    yield
+    log.info("%s: read in %.2f s", name, time.perf_counter() - begun)
 
 
 def empty(kind: Any, folder: Path) -> Any:

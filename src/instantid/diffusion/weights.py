@@ -13,7 +13,7 @@ from instantid.diffusion import attention
 from instantid.diffusion.attention import KeysValues
 from instantid.diffusion.checkpoint import load_sdxl
 from instantid.diffusion.face_tokens import Resampler
-from instantid.diffusion.network import load_network, read
+from instantid.diffusion.network import load_network, logged, read
 from instantid.diffusion.text import TextEncoder
 
 ADAPTER = "adapter/ip-adapter.safetensors"
@@ -66,7 +66,8 @@ def load_networks(
     """
     sdxl = load_sdxl(weights / "sdxl", checkpoint, device, dtype, loras)
     identitynet = load_network(ControlNetModel, weights / "identitynet", device, dtype)
-    adapter = load_adapter(weights / ADAPTER, device, dtype)
+    with logged("adapter"):
+        adapter = load_adapter(weights / ADAPTER, device, dtype)
     unet_layers, identity_layers = attention.install(sdxl.unet), attention.install(identitynet)
     landmark_embedding = identitynet.controlnet_cond_embedding
     identitynet.controlnet_cond_embedding = nn.Identity()
