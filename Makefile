@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := $(VENV)/bin
 WEIGHTS ?= weights/miniature
 LOCK = constraints/$(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+export ORT_DISABLE_TELEMETRY := 1
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
 
 help: ## this list
@@ -34,11 +35,11 @@ serve: $(WEIGHTS)/profile.json ## keep the embedded server running and print a c
 loadtest: $(VENV)/.dev ## drive a running server: make loadtest ARGS="--users 4 --run-time 60s"
 	$(BIN)/python -m loadtest $(ARGS)
 
-bench: $(VENV)/.dev ## side-by-side measurements: face analysis against insightface
+bench: $(VENV)/.dev $(WEIGHTS)/profile.json ## side-by-side measurements: face analysis against insightface, scheduling on the server
 	$(BIN)/python bench/face_analysis.py
+	$(BIN)/python bench/scheduling.py --weights $(WEIGHTS)
 
 lock: $(VENV)/.dev ## resolve the pins in constraints/ anew
-	$(PIP) uv
 	for v in 3.11 3.12; do $(BIN)/uv pip compile --quiet --upgrade pyproject.toml --all-extras --python-version $$v \
 		--python-platform x86_64-manylinux_2_35 --no-header --no-annotate --output-file constraints/$$v.txt; done
 

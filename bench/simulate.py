@@ -59,8 +59,10 @@ MIXES: dict[str, tuple[Class, ...]] = {
     "priorities": (Class("urgent", 0.1, 30, priority_level=1), Class("normal", 0.9, 30)),
     "tenants": TENANTS,
     "flood": (*TENANTS[:-1], replace(TENANTS[-1], flood=1.8)),
+    "small tenants": tuple(replace(kind, size=SMALL) for kind in TENANTS),
+    "small flood": (*(replace(k, size=SMALL) for k in TENANTS[:-1]), replace(TENANTS[-1], flood=1.8, size=SMALL)),
 }
-"""In `flood` the last of five tenants sends ten times its share; the others send what they send in `tenants`."""
+"""In the floods the last of five tenants sends ten times its share; the others send as without."""
 
 
 class FirstCome(Policy):

@@ -111,11 +111,30 @@ def test_batches_hold_one_size_and_form_only_where_they_pay():
 
 
 def test_batches_never_exceed_what_was_measured():
+    flat = CostTable({OTHER: ((1, 1.0), (4, 1.0))})
+    tasks = [Task({}, OTHER, 1, 5, Answer(print)) for _ in range(20)]
+    policy = Policy(flat)
+    policy.keep_accounts({""})
+    assert len(policy.pick(tasks, 0.0)) == 4
+
+
+def test_nobody_s_step_takes_more_than_twice_as_long_for_those_who_join():
     bench = Bench(max_rows=100)
     for i in range(20):
         bench.add(f"r{i}", 1, OTHER)
     bench.finish()
-    assert max(len(batch) for batch in bench.denoiser.batches) == 8
+    assert max(len(batch) for batch in bench.denoiser.batches) == 6
+    assert COSTS.step(OTHER, 6) <= 2 * COSTS.step(OTHER, 1) < COSTS.step(OTHER, 7)
+
+
+def test_who_has_had_more_than_its_share_joins_others_only_for_next_to_nothing():
+    policy = Policy(COSTS, quantum=0.0)
+    flood = [Task({}, OTHER, 1, 5, Answer(print), tenant="flood") for _ in range(6)]
+    other = Task({}, OTHER, 1, 5, Answer(print), tenant="other")
+    policy.keep_accounts({"flood", "other"})
+    policy.charge(flood)
+    assert policy.pick([*flood, other], 0.0) == [other, flood[0]]
+    assert COSTS.step(OTHER, 2) <= 1.1 * COSTS.step(OTHER, 1) < COSTS.step(OTHER, 3)
 
 
 def test_the_shortest_remaining_work_goes_first_and_pre_empts():

@@ -40,12 +40,14 @@ def test_short_requests_pass_and_long_ones_hardly_pay(bench, requests):
 
 
 @pytest.mark.long
-def test_a_flooding_tenant_does_not_slow_the_others(bench):
-    quiet = run(bench, "this engine", "tenants", 6000, 0)
-    flooded = run(bench, "this engine", "flood", 6000, 0)
+@pytest.mark.parametrize(("size", "bound"), [("", 1.3), ("small ", 1.5)])
+def test_a_flooding_tenant_does_not_slow_the_others(bench, size, bound):
+    """Small pictures share steps, and a device without the flood is half idle: hence the other bound."""
+    quiet = run(bench, "this engine", f"{size}tenants", 6000, 0)
+    flooded = run(bench, "this engine", f"{size}flood", 6000, 0)
     for name in "abcd":
         p95 = [np.percentile(result[f"tenant {name}"], 95) for result in (quiet, flooded)]
-        assert p95[1] <= 1.3 * p95[0]
+        assert p95[1] <= bound * p95[0]
     assert flooded["tenant e"].mean() > 5 * flooded["tenant a"].mean()
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from instantid.engine.task import Size
 
-WORTHWHILE = 0.95
-"""A row joins a batch only if the joint step costs at most this share of two separate steps."""
+WORTHWHILE = 0.75
+"""Rows join a batch only if the joint step costs at most this share of two separate steps: two equal requests are then
+answered sooner on average than one after the other."""
 
 
 @dataclass(frozen=True)

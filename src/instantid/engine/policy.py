@@ -16,6 +16,9 @@ from instantid.engine.task import Task
 
 PICTURE_STEPS, PICTURE_ROWS = 30, 2
 """A picture as the unit of quantum and credit: 30 steps with guidance at the first measured size."""
+STRETCH, GUEST_STRETCH = 2.0, 1.1
+"""How many times longer than by itself the first task's step may take for those who join it; the second for those whose
+tenant has had more than its share."""
 
 
 class Policy:
@@ -25,7 +28,7 @@ class Policy:
     one second since arrival makes up for.
     """
 
-    def __init__(self, costs: CostTable, quantum: float = 1.0, credit: float = 5.0, ageing: float = 0.01) -> None:
+    def __init__(self, costs: CostTable, quantum: float = 0.25, credit: float = 1.5, ageing: float = 0.01) -> None:
         picture = PICTURE_STEPS * costs.step(next(iter(costs.seconds)), PICTURE_ROWS)
         self.costs = costs
         self.quantum = quantum * picture
@@ -50,7 +53,7 @@ class Policy:
         return min(tasks, key=lambda task: self._rank(task, now))
 
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
-        """The next batch: the first task, and others of its size for as long as joining pays.
+        """The next batch: the first task, and others of its size for as long as joining pays and holds it up little.
 
         A task whose steps are done comes alone: what it needs next is the decoding of one picture.
         """
@@ -61,8 +64,11 @@ class Policy:
         peers = [task for task in tasks if task is not first and task.size == first.size and task.steps_left]
         if not any(self.costs.joining_pays(first.size, rows, n) for n in {task.rows for task in peers}):
             return batch
+        alone = self.costs.step(first.size, rows)
         for task in sorted(peers, key=lambda task: self._rank(task, now)):
-            if self.costs.joining_pays(first.size, rows, task.rows):
+            longest = alone * (GUEST_STRETCH if self._over(task) > 0 else STRETCH)
+            fits = self.costs.step(first.size, rows + task.rows) <= longest
+            if fits and self.costs.joining_pays(first.size, rows, task.rows):
                 batch.append(task)
                 rows += task.rows
         return batch
@@ -89,6 +95,9 @@ class Policy:
         return steps * self.costs.step(task.size, task.rows) + pictures * self.costs.decode(task.size)
 
     def _rank(self, task: Task, now: float) -> tuple[int, float, float, float]:
-        over = max(self._served[task.tenant] - self._least - self.quantum, 0.0)
         work = (self.remaining(task) * self._work(task, task.steps, task.pictures)) ** 0.5
-        return task.priority_level, over, work - self.ageing * (now - task.arrived), task.arrived
+        return task.priority_level, self._over(task), work - self.ageing * (now - task.arrived), task.arrived
+
+    def _over(self, task: Task) -> float:
+        """Device seconds that the task's tenant has had beyond its share."""
+        return max(self._served[task.tenant] - self._least - self.quantum, 0.0)
