@@ -18,9 +18,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from build_tools.embedded.serve import project_options
-from build_tools.embedded.server import EmbeddedServer
-
 STARTS = ("nothing kept", "files and caches kept")
 
 
@@ -74,6 +71,9 @@ def _forget(folder: Path) -> None:
 
 
 def _serve(weights: Path, keep: bool) -> float:
+    from build_tools.embedded.serve import project_options
+    from build_tools.embedded.server import EmbeddedServer
+
     with tempfile.TemporaryDirectory() as run:
         options = project_options(weights, Path(run), environment={} if keep else {"INSTANTID_CACHE": run})
         begun = time.perf_counter()

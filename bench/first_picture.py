@@ -1,4 +1,7 @@
-"""The process that `bench/cold_start.py` measures: imports, loading, calibration, two pictures."""
+"""The process that `bench/cold_start.py` measures: imports, loading, calibration, two pictures.
+
+Without calibration and face graph it needs no more than `bench/gpu.py`.
+"""
 
 import json
 import logging
@@ -8,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 import typer
 from gpu_jobs import make_job, run_steps
@@ -16,8 +18,6 @@ from gpu_modes import BY_NAME, use
 
 from instantid.diffusion import SdxlDenoiser
 from instantid.profile import load_profile
-from instantid.serving.calibration import plan_costs
-from instantid.settings import Settings
 
 
 def main(
@@ -32,17 +32,14 @@ def main(
 ) -> None:
     """Print JSON: when imports were done, seconds of each stage, peak memory in GB."""
     found: dict[str, Any] = {"imported": time.time()}
-    graph = weights / "face_analysis.onnx"
-    if graph.exists():
-        provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
-        found["face graph"] = _timed(lambda: onnxruntime.InferenceSession(graph, providers=[provider]))
+    if (weights / "face_analysis.onnx").exists():
+        found["face graph"] = _timed(lambda: _face_session(weights / "face_analysis.onnx", device))
     found |= _load(weights, device, dtype)
-    denoiser, profile = found.pop("denoiser"), load_profile(weights)
+    denoiser = found.pop("denoiser")
     use(denoiser, BY_NAME[mode])
     if calibrate:
-        settings = Settings(weights=weights, cache=cache)
-        found["step costs"] = _timed(lambda: plan_costs(denoiser, profile, settings))
-    side = side or int(profile.native_area**0.5)
+        found["step costs"] = _timed(lambda: _calibrate(denoiser, weights, cache))
+    side = side or int(load_profile(weights).native_area ** 0.5)
     job = make_job(0, (side, side), steps, guidance_scale=1.0 if steps == 1 else 5.0)
     found["text, first"] = _timed(lambda: denoiser.networks.text.encode(job.request.prompt))
     for name in ("first", "second"):
@@ -65,6 +62,20 @@ def _load(weights: Path, device: str, dtype: str) -> dict[str, Any]:
         **{f"read {name}": seconds for name, seconds in read.items()},
         "rest of loading": rest,
     }
+
+
+def _face_session(graph: Path, device: str) -> None:
+    import onnxruntime
+
+    provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
+    onnxruntime.InferenceSession(graph, providers=[provider])
+
+
+def _calibrate(denoiser: SdxlDenoiser, weights: Path, cache: Path | None) -> None:
+    from instantid.serving.calibration import plan_costs
+    from instantid.settings import Settings
+
+    plan_costs(denoiser, load_profile(weights), Settings(weights=weights, cache=cache))
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -31,6 +31,7 @@ from plain_loop import PlainLoop
 
 from instantid.diffusion import SdxlDenoiser
 from instantid.engine.calibrate import measure_costs
+from instantid.errors import ServiceError
 
 PARTS = ("parity", "speed", "pieces", "costs", "cold")
 SPEED_MODES = tuple(BY_NAME)
@@ -122,7 +123,7 @@ def _tried(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A mode that this GPU cannot run is reported, and the others go on."""
     try:
         return call()
-    except RuntimeError as error:
+    except (RuntimeError, ServiceError) as error:
         return {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
 
 

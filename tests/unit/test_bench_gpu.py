@@ -94,10 +94,13 @@ def test_full_size_networks_are_the_published_ones():
 @pytest.mark.long
 def test_the_script_at_toy_size(tmp_path):
     command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--toy", "--steps", "2", "--rounds", "1"]
-    command += ["--parts", "parity,speed,costs", "--modes", "channels_last"]
+    command += ["--parts", "parity,speed,costs,cold", "--modes", "channels_last"]
     command += ["--weights", str(tmp_path / "w"), "--output", str(tmp_path)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=500)
     found = json.loads((tmp_path / "gpu_toy.json").read_text())
     assert found["parity"]["float32"] <= 1e-4
     assert found["speed"]["modes"]["channels_last"]["error"] <= 1e-4
+    for start in found["cold"]["channels_last"].values():
+        assert start["interpreter, torch, diffusers"] > start["read unet"] > 0
+        assert start["whole process"] > start["picture, first"] > 0
     assert found["costs"]["channels_last"]["64x64"].keys() == {"1", "2", "4", "8"}

@@ -98,6 +98,35 @@ def test_a_file_that_lacks_a_tensor_is_refused(diffusion_weights, tensors, tmp_p
         SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, file)
 
 
+@pytest.mark.parametrize(
+    ("part", "name"), [("text_encoder", "layers.1.mlp.fc1.weight"), ("text_encoder_2", "text_projection.weight")]
+)
+def test_a_text_encoder_that_lacks_a_tensor_is_refused(diffusion_weights, community, tmp_path, part, name):
+    shutil.copytree(community, tmp_path / "hole")
+    file = tmp_path / "hole" / part / "model.safetensors"
+    save_file({n: t for n, t in load_file(file).items() if not n.endswith(name)}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"hole/{part}: CLIP.* lacks .*{name} and 0 more"):
+        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, tmp_path / "hole")
+
+
+def test_a_network_in_several_files_is_the_same(diffusion_weights, community, expected, tmp_path):
+    shutil.copytree(community, tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "unet")
+    network = UNet2DConditionModel.from_pretrained(community / "unet")
+    network.save_pretrained(tmp_path / "parts" / "unet", max_shard_size="500KB")
+    assert len(list((tmp_path / "parts" / "unet").glob("*.safetensors"))) > 1
+    latents, _ = paint(diffusion_weights, tmp_path / "parts")
+    assert relative(latents, expected[0]) <= 1e-6
+
+
+def test_a_tensor_of_another_shape_is_named(diffusion_weights, community, tmp_path):
+    shutil.copytree(community, tmp_path / "odd")
+    file = tmp_path / "odd" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"conv_in.bias": torch.zeros(7)}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"odd/unet: .*conv_in\.bias"):
+        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, tmp_path / "odd")
+
+
 def test_what_is_no_checkpoint_is_refused(diffusion_weights, tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(ValueError, match="not a safetensors file"):

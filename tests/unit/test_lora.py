@@ -16,9 +16,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from instantid import contract
 from instantid.diffusion import SdxlDenoiser
+from instantid.diffusion.lora import _read
 from instantid.settings import Settings
 
 from .original_layout import _unet_name
+from .test_checkpoints import FULL_UNET
 from .test_diffusion import make_job, relative, run
 
 CPU = torch.device("cpu")
@@ -200,6 +202,26 @@ def test_the_sum_is_rounded_once_and_what_that_takes_is_told(
     (record,) = caplog.records
     assert record.levelname == level
     assert record.args[1] == pytest.approx(100 * (lost / effect) ** 0.5, rel=1e-3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("original", [False, True])
+def test_every_layer_of_the_full_sized_unet_is_found(tmp_path, original):
+    """On no memory. The published LCM and Hyper-SD files change the 788 layers inside its blocks."""
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(**FULL_UNET)
+    layers = {n: m for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
+    layers = {name: module for name, module in layers.items() if "block" in name}
+    assert len(layers) == 788
+    pairs = {
+        ("unet", name): (
+            torch.zeros(len(m.weight), 1, *(1,) * (m.weight.ndim - 2)),
+            torch.zeros(1, *m.weight.shape[1:]),
+        )
+        for name, m in layers.items()
+    }
+    path = write(tmp_path / "all.safetensors", kohya(pairs, original_names(unet)) if original else kohya(pairs))
+    assert {module for module, _ in _read(path, {"unet": unet})} == set(layers.values())
 
 
 FAULTS = {

@@ -32,7 +32,7 @@ def load_network(kind: Any, folder: Path, device: torch.device, dtype: torch.dty
     try:
         missing, unexpected = network.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
-        raise ValueError(f"{folder}: {error}") from None
+        raise ValueError(f"{folder}: " + " ".join(str(error).split())) from None
     for problem, names in (("missing", missing), ("unexpected", unexpected)):
         if names:
             raise ValueError(f"{folder}: {problem} keys: {min(names)} and {len(names) - 1} more")
