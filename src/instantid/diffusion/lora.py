@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 from diffusers.utils.state_dict_utils import (
     convert_state_dict_to_diffusers,
     convert_state_dict_to_peft,
@@ -79,7 +79,7 @@ def _read(path: Path, networks: Mapping[str, Any]) -> Iterator[tuple[nn.Module, 
     """The layers that one file changes."""
     tensors, facts = _open(path)
     try:
-        named, alphas = StableDiffusionXLPipeline.lora_state_dict(tensors, unet_config=networks["unet"].config)
+        named, alphas = StableDiffusionXLLoraLoaderMixin.lora_state_dict(tensors, unet_config=networks["unet"].config)
         parts = {part: _of(part, named | (alphas or {}), network) for part, network in networks.items()}
     except (ValueError, KeyError, IndexError) as error:
         raise ValueError(f"{path}: not a LoRA for SDXL: {error}") from None
