@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 POLL_SECONDS = 0.005
-LONGEST_WAIT = 10.0
+LONGEST_WAIT = 60.0
 """Seconds; whatever a sibling's file says, an instance comes back to Triton after that."""
 
 
