@@ -10,7 +10,8 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from build_tools.miniature.album import Album, make_album
-from build_tools.miniature.networks import SCHEDULER, SIZE, make_vae
+from build_tools.miniature.networks import SIZE, make_vae
+from build_tools.miniature.sdxl import SCHEDULER
 from build_tools.miniature.tokenizer import make_tokenizer
 from build_tools.miniature.training import load_averaged
 

@@ -12,16 +12,6 @@ SIZE, LATENT_CHANNELS = 128, 8
 TEXT_WIDTHS = (64, 64)
 CROSS_DIM, POOLED_DIM, TIME_DIM = sum(TEXT_WIDTHS), 64, 32
 QUERIES, RESAMPLER_DIM, RESAMPLER_INNER, RESAMPLER_DEPTH = 16, 128, 128, 2
-SCHEDULER: dict[str, Any] = {
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-}
-"""The scheduler of SDXL base 1.0."""
 BLOCKS: dict[str, Any] = {
     "in_channels": LATENT_CHANNELS,
     "block_out_channels": (64, 128),

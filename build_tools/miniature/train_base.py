@@ -14,8 +14,9 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 
 from build_tools.miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, time_ids
-from build_tools.miniature.networks import LATENT_CHANNELS, SCHEDULER, make_text_encoders, make_unet
+from build_tools.miniature.networks import LATENT_CHANNELS, make_text_encoders, make_unet
 from build_tools.miniature.scenery import SCENERY
+from build_tools.miniature.sdxl import SCHEDULER
 from build_tools.miniature.training import Trainer, grid, to_pictures
 
 NAMED, DROPPED = 0.5, 0.1

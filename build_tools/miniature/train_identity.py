@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from build_tools.miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, time_ids
 from build_tools.miniature.networks import (
     LATENT_CHANNELS,
-    SCHEDULER,
     make_identitynet,
     make_text_encoders,
     make_unet,
     resampler_tensors,
 )
+from build_tools.miniature.sdxl import SCHEDULER
 from build_tools.miniature.training import Trainer, grid, load_averaged, to_pictures
 from instantid.diffusion import attention
 from instantid.diffusion.attention import FaceAttention, KeysValues
