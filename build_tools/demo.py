@@ -38,7 +38,7 @@ def run_demo(weights: Path, output: Path) -> None:
         server.start()
     with server, InstantIDClient(server.grpc_url) as client:
         with _stage(console, seconds, "request"):
-            result = client.generate(_encode(photo), PROMPT, num_inference_steps=20, seed=7)
+            result = client.generate(_encode(photo), PROMPT, seed=7)
         seconds |= _stage_seconds(server.grpc_url, result.seconds)
     picture, sheet = output / "demo.png", output / "demo_sheet.png"
     picture.write_bytes(result.images[0])

@@ -60,7 +60,7 @@ class MixedUser(GrpcUser):
 
     @task(6)
     def full(self) -> None:
-        self.generate("30 steps")
+        self.generate("default steps")
 
     @task(3)
     def draft(self) -> None:
@@ -68,4 +68,4 @@ class MixedUser(GrpcUser):
 
     @task(1)
     def several(self) -> None:
-        self.generate("2 pictures", num_inference_steps=20, num_images_per_prompt=2)
+        self.generate("2 pictures", num_images_per_prompt=2)

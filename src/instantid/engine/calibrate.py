@@ -45,7 +45,9 @@ def kept_costs(path: Path, denoiser: Denoiser, make_job: MakeJob, check: tuple[S
     then = (table.step(size, rows), table.decode(size))
     if all(a <= TRUSTED * b and b <= TRUSTED * a for a, b in zip(now, then, strict=True)):
         return table
-    log.warning("%s: a step takes %.4f s now and took %.4f s; measuring again", path, now[0], then[0])
+    log.warning(
+        "%s: step and decoding take %.4f and %.4f s now, took %.4f and %.4f s; measuring again", path, *now, *then
+    )
     return None
 
 
