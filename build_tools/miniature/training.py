@@ -20,8 +20,8 @@ EVERY = 250
 class Trainer:
     """AdamW with warm-up and cosine decay, and an exponential average of the trained weights.
 
-    `modules` are trained; `loss` gives the loss of step number i, with all randomness drawn from torch's generator,
-    so that a training which goes on from its checkpoint is the one that was never interrupted.
+    `modules` are trained; `loss` gives the loss of step number i, with all randomness drawn from torch's CPU generator,
+    so that a training which goes on from its checkpoint, with the same `steps`, is the one that was never interrupted.
     """
 
     def __init__(
@@ -102,10 +102,12 @@ class Trainer:
         self.path.with_suffix(".json").write_text(json.dumps(self.curve))
 
     def _load(self) -> None:
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
-        self.step, self.average, self.curve = state["step"], state["average"], state["curve"]
+        for key, value in state["average"].items():
+            self.average[key].copy_(value)
+        self.step, self.curve = state["step"], state["curve"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"])
@@ -130,7 +132,7 @@ class Averaged:
 
 def load_averaged(path: Path, modules: Mapping[str, nn.Module]) -> None:
     """Put the averaged weights of a finished (or unfinished) training into modules of the same names."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     for name, module in modules.items():
         module.load_state_dict(state["modules"][name])
         own = {key.removeprefix(f"{name}."): value for key, value in state["average"].items() if key.startswith(name)}
