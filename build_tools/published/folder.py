@@ -12,6 +12,7 @@ from typing import Any
 from build_tools.published.manifest import WeightsError
 from build_tools.published.transfer import WORKERS, hash_file
 from instantid.profile import FILE_NAME as PROFILE
+from instantid.settings import CACHE_FOLDER
 
 RECORD = "files.json"
 """Size and sha256 of every other file of the set, and what it was made from."""
@@ -106,4 +107,8 @@ def changes(folder: Path, record: Mapping[str, Any]) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
+    """The set's own files: not the record, and not what a server measured on this machine and keeps beside them."""
+    cache = folder / CACHE_FOLDER
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD and cache not in path.parents
+    )

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+CACHE_FOLDER = ".cache"
+"""In a set of weights: what was measured on this machine."""
+
 
 def _read_loras(value: Any) -> Any:
     """`a.safetensors, b.safetensors:0.6` to paths and weights."""
@@ -68,4 +71,4 @@ class Settings(BaseSettings):
 
     @property
     def cache_folder(self) -> Path:
-        return self.cache or self.weights / ".cache"
+        return self.cache or self.weights / CACHE_FOLDER

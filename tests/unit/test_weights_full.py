@@ -230,6 +230,15 @@ def test_a_set_that_is_there_is_not_made_again(full, manifest, monkeypatch):
     assert "already there" in make(full, manifest).output
 
 
+def test_what_a_server_keeps_beside_a_set_changes_nothing_of_it(full, manifest, tmp_path, monkeypatch):
+    shutil.copytree(full, tmp_path / "set")
+    (tmp_path / "set" / ".cache").mkdir()
+    (tmp_path / "set" / ".cache" / "costs-0.json").write_text("[]")
+    assert run("verify", tmp_path / "set").exit_code == 0
+    monkeypatch.setattr(cli, "Hub", None)
+    assert "already there" in make(tmp_path / "set", manifest).output
+
+
 def test_own_checkpoint_on_the_hub_is_pinned(repositories, manifest, tmp_path, monkeypatch):
     sdxl = repositories["stabilityai/stable-diffusion-xl-base-1.0"]
     with LoopbackHub({**repositories, "someone/painterly-xl": sdxl}) as hub:
