@@ -7,7 +7,7 @@ guidance at 1024x1024 at 450 TFLOP/s, and the published gains of batching (H200:
 """
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from instantid.engine import Answer, CostTable, Engine, Policy, Room, Task
-from instantid.engine.task import Size
+from instantid.engine.task import UNNAMED, Size
+from instantid.errors import ServiceError
+from instantid.settings import Settings
 
 LARGE, SMALL = (1024, 1024), (512, 512)
 STEP, SMALL_STEP = 0.0433, 0.0118
+TENANT_SHARE = float(Settings.model_fields["tenant_share"].default)
 COSTS = CostTable(
     {
         LARGE: ((2, STEP), (4, 2 * STEP / 1.02), (8, 4 * STEP / 1.02)),
@@ -47,7 +50,7 @@ class Class:
     steps: int
     flood: float = 0.0
     size: Size = LARGE
-    tenant: str = "a"
+    tenant: str = UNNAMED
     priority_level: int = 2
 
 
@@ -153,23 +156,38 @@ def solo(costs: CostTable, kind: Class) -> float:
 def arrivals(
     mix: Sequence[Class], costs: CostTable, load: float, requests: int, seed: int
 ) -> list[tuple[float, Class]]:
-    """Poisson arrivals at `load` times what one request at a time can serve, floods on top."""
+    """Poisson arrivals at `load` times what one request at a time can serve, about `requests` of them; floods on top.
+
+    Each class draws by itself: mixes that differ in one class only have the same arrivals of the others.
+    """
+    rate = load * sum(kind.share for kind in mix) / sum(kind.share * solo(costs, kind) for kind in mix)
+    horizon = requests / rate
+    streams = [(kind, kind.share, "") for kind in mix] + [(kind, kind.flood, "flood") for kind in mix if kind.flood]
+    total = sum(kind.share for kind in mix)
+    work = [
+        (time, kind)
+        for kind, share, stream in streams
+        for time in _poisson(rate * share / total, horizon, f"{seed} {kind.name} {stream}")
+    ]
+    return sorted(work, key=lambda arrival: arrival[0])
+
+
+def _poisson(rate: float, horizon: float, seed: str) -> Iterator[float]:
     rng = random.Random(seed)
-    shares = [kind.share + kind.flood for kind in mix]
-    rate = load * sum(shares) / sum(kind.share * solo(costs, kind) for kind in mix)
-    kinds = rng.choices(mix, shares, k=requests)
-    times = np.cumsum([rng.expovariate(rate) for _ in range(requests)])
-    return list(zip(times.tolist(), kinds, strict=True))
+    time = rng.expovariate(rate)
+    while time < horizon:
+        yield time
+        time += rng.expovariate(rate)
 
 
 def simulate(policy: Policy, costs: CostTable, work: Sequence[tuple[float, Class]], max_rows: int) -> dict[str, Any]:
-    """Seconds from arrival to answer of every request, by class name."""
+    """Seconds from arrival to picture of every request that was not refused, by class name."""
     denoiser = SimulatedDenoiser(costs)
     engine = Engine(
         denoiser,
         policy,
         lambda job, pictures: None,
-        Room(max_rows),
+        Room(max_rows, int(max_rows * TENANT_SHARE)),
         encoders=Inline(),
         clock=lambda: denoiser.now,
     )
@@ -188,7 +206,11 @@ def simulate(policy: Policy, costs: CostTable, work: Sequence[tuple[float, Class
 def offer(
     engine: Engine, denoiser: SimulatedDenoiser, seconds: dict[str, list[float]], time: float, kind: Class
 ) -> None:
-    answer = Answer(lambda _: seconds[kind.name].append(denoiser.now - time))
+    def answered(outcome: Any) -> None:
+        if not isinstance(outcome, ServiceError):
+            seconds[kind.name].append(denoiser.now - time)
+
+    answer = Answer(answered)
     engine.offer([Task(kind, kind.size, 2, kind.steps, answer, tenant=kind.tenant, priority_level=kind.priority_level)])
 
 

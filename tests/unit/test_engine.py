@@ -57,10 +57,10 @@ class CountingDenoiser:
 class Bench:
     """An engine driven by hand, and what each caller heard, when."""
 
-    def __init__(self, max_rows=8, quantum=1.0, ageing=0.0, tenant_rows=None):
+    def __init__(self, max_rows=8, credit=10.0, quantum=1.0, ageing=0.0, tenant_rows=None):
         self.denoiser = CountingDenoiser()
         self.heard = {}
-        policy = Policy(COSTS, quantum=quantum, ageing=ageing)
+        policy = Policy(COSTS, credit=credit, quantum=quantum, ageing=ageing)
         self.engine = Engine(
             self.denoiser,
             policy,
@@ -114,7 +114,7 @@ def test_batches_never_exceed_what_was_measured():
     flat = CostTable({OTHER: ((1, 1.0), (4, 1.0))})
     tasks = [Task({}, OTHER, 1, 5, Answer(print)) for _ in range(20)]
     policy = Policy(flat)
-    policy.keep_accounts({""})
+    policy.keep_accounts(tasks, 0.0)
     assert len(policy.pick(tasks, 0.0)) == 4
 
 
@@ -128,10 +128,10 @@ def test_nobody_s_step_takes_more_than_twice_as_long_for_those_who_join():
 
 
 def test_who_has_had_more_than_its_share_joins_others_only_for_next_to_nothing():
-    policy = Policy(COSTS, quantum=0.0)
+    policy = Policy(COSTS, credit=0.001, quantum=0.0005)
     flood = [Task({}, OTHER, 1, 5, Answer(print), tenant="flood") for _ in range(6)]
     other = Task({}, OTHER, 1, 5, Answer(print), tenant="other")
-    policy.keep_accounts({"flood", "other"})
+    policy.keep_accounts([*flood, other], 0.0)
     policy.charge(flood)
     assert policy.pick([*flood, other], 0.0) == [other, flood[0]]
     assert COSTS.step(OTHER, 2) <= 1.1 * COSTS.step(OTHER, 1) < COSTS.step(OTHER, 3)
@@ -174,7 +174,7 @@ def test_priority_comes_before_length():
 
 
 def test_a_flooding_tenant_does_not_delay_another():
-    bench = Bench(max_rows=20, quantum=0.0)
+    bench = Bench(max_rows=20, credit=0.05, quantum=0.01)
     for i in range(10):
         bench.add(f"flood{i}", 2, tenant="flood")
     bench.add("other", 8, tenant="other")
@@ -183,29 +183,66 @@ def test_a_flooding_tenant_does_not_delay_another():
     assert steps_until_done <= 2 * 8 + 2
 
 
-def turns(policy, tasks, count):
+def turns(policy, tasks, seconds):
+    """Whom the policy serves in each of so many seconds, from the end of the last turns on."""
     taken = []
-    for _ in range(count):
-        policy.keep_accounts({task.tenant for task in tasks})
-        (picked,) = policy.pick(tasks, 0.0)
+    for second in seconds:
+        policy.keep_accounts(tasks, float(second))
+        (picked,) = policy.pick(tasks, float(second))
         policy.charge([picked])
         taken.append(picked.tenant)
     return taken
 
 
+def two_tenants(steps=(5, 5)):
+    tasks = [Task({}, SIZE, 1, n, Answer(print), tenant=name) for n, name in zip(steps, ("old", "new"), strict=True)]
+    return Policy(CostTable({SIZE: ((1, 1.0), (2, 2.0))}), credit=0.1, quantum=1 / 60), tasks
+
+
 def test_who_was_away_comes_back_with_a_bounded_credit():
-    policy = Policy(CostTable({SIZE: ((1, 1.0), (2, 2.0))}), quantum=0.0, credit=0.1)
-    old, new = (Task({}, SIZE, 1, 5, Answer(print), tenant=tenant) for tenant in ("old", "new"))
-    assert turns(policy, [old], 50) == ["old"] * 50
-    assert turns(policy, [old, new], 20) == ["new"] * 6 + ["old", "new"] * 7
+    """The credit is 6 seconds: the old tenant has used its own up and owes, the new one goes first for 12."""
+    policy, (old, new) = two_tenants()
+    assert turns(policy, [old], range(50)) == ["old"] * 50
+    served = turns(policy, [old, new], range(50, 90))
+    assert served[:11] == ["new"] * 11
+    assert abs(served[14:].count("old") - 13) <= 1
+
+
+def test_tenants_with_credit_left_are_served_by_their_work_alone():
+    policy, (old, new) = two_tenants(steps=(2, 5))
+    assert turns(policy, [old, new], range(6)) == ["old"] * 6
+
+
+def test_of_two_that_owe_the_same_the_one_that_asks_for_less_goes_first():
+    """In no time nothing is earned: both use up their credit of 6 seconds and owe some; one asks for 1, one for 3."""
+    policy, tasks = two_tenants(steps=(3, 1))
+    served = turns(policy, tasks, [0.0] * 40)
+    assert served[:6] == ["new"] * 6
+    assert served.count("old") >= 10
+    assert served[-5:] == ["new"] * 5
+    assert policy._owed == {"old": 4.0, "new": 6.0}
+
+
+def test_a_task_that_arrives_after_the_accounts_were_kept_can_be_ranked():
+    policy, (old, new) = two_tenants()
+    policy.keep_accounts([old], 0.0)
+    assert policy.first([old, new], 0.0) is old
+    policy.charge([new])
+
+
+def test_a_flooding_tenant_is_not_starved():
+    policy, (old, _) = two_tenants(steps=(300, 8))
+    others = [Task({}, SIZE, 1, 2, Answer(print), tenant=f"other {i}") for i in range(3)]
+    assert turns(policy, [old, *others], range(400))[100:].count("old") >= 70
 
 
 def test_an_absent_tenant_s_account_is_closed_in_the_end():
     policy = Policy(COSTS, credit=0.1)
     gone, here = (Task({}, SIZE, 1, 5, Answer(print), tenant=tenant) for tenant in ("gone", "here"))
-    turns(policy, [gone, here], 40)
-    turns(policy, [here], 400)
-    assert set(policy._served) == {"here"}
+    turns(policy, [gone, here], range(40))
+    assert set(policy._owed) == {"gone", "here"}
+    turns(policy, [here], range(40, 100))
+    assert set(policy._owed) == {"here"}
 
 
 def test_rows_in_memory_are_bounded():
@@ -378,10 +415,10 @@ def test_decoding_is_on_the_tenants_accounts():
     task = Task({}, SIZE, 1, 3, Answer(print), 2)
     task.state = Counter(1, 0, SIZE, 2)
     assert policy.remaining(task) == pytest.approx(1.0)
-    policy.keep_accounts({task.tenant})
-    before = policy._served[task.tenant]
+    policy.keep_accounts([task], 0.0)
+    before = policy._owed[task.tenant]
     policy.charge([task])
-    assert policy._served[task.tenant] - before == pytest.approx(0.5)
+    assert policy._owed[task.tenant] - before == pytest.approx(0.5)
 
 
 def test_a_tenant_that_names_itself_is_bounded_and_others_still_get_in():

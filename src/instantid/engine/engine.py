@@ -130,7 +130,7 @@ class Engine:
         return ""
 
     def _admit(self) -> None:
-        self._policy.keep_accounts({task.tenant for task in self._room.tasks})
+        self._policy.keep_accounts(self._room.tasks, self._clock())
         while waiting := self._room.waiting:
             task = self._policy.first(waiting, self._clock())
             if not self._room.has_place(task) or self._broken:

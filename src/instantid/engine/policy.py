@@ -1,55 +1,68 @@
 """What runs next: priority, then a fair share for each tenant, then the least work.
 
-Fair share: deficit round robin (Shreedhar and Varghese 1995) in its virtual-time form. Each tenant is charged
-the measured cost of the steps it was given. Those within one quantum of the least served may run, so that a short
-request of one tenant need not alternate with a long one of another; who has been away comes back with a bounded
-credit, so that a tenant below its share does not wait for one that floods. Within that, the smallest product of
-remaining and whole work goes first (RS, which minimises mean slowdown: Wierman, Harchol-Balter and Osogami 2005),
-pre-emptive at step boundaries: a long request that is nearly done does not hold up a short one, as it would by
-remaining work alone. A request that waits gains on the others, so that none starves.
+Fair share: deficit round robin (Shreedhar and Varghese 1995) as its fluid limit. Each tenant has an account, which is
+charged the measured cost of the steps it was given and earns an equal part of the time that passes, up to a credit.
+The one comes first that would owe least if all that it asks for were served; those whose credit covers what they ask
+for are served alike, so that fairness costs nothing while nobody asks for much more than its share. A tenant that
+floods thus waits for all who ask for less, until they owe as much. Debts are bounded like credit, and what is asked for
+by the way from one bound to the other, so that none starves.
+
+Within that, the smallest product of remaining and whole work goes first (RS, which minimises mean slowdown: Wierman,
+Harchol-Balter and Osogami 2005), pre-emptive at step boundaries: a long request that is nearly done does not hold up a
+short one, as it would by remaining work alone. A request that waits gains on the others.
 """
 
+import math
 from collections.abc import Collection, Sequence
 
 from instantid.engine.costs import CostTable
 from instantid.engine.task import Task
 
 PICTURE_STEPS, PICTURE_ROWS = 30, 2
-"""A picture as the unit of quantum and credit: 30 steps with guidance at the first measured size."""
+"""A picture as the unit of credit and quantum: 30 steps with guidance at the first measured size."""
+
 STRETCH, GUEST_STRETCH = 2.0, 1.1
 """How many times longer than by itself the first task's step may take for those who join it; the second for those whose
-tenant has had more than its share."""
+tenant asks for more than its share."""
+
+FEWEST = 2
+"""Who works alone is charged as one of two, so that a flood has used up its credit when somebody else comes."""
 
 
 class Policy:
     """Orders tasks and forms batches; holds the tenants' accounts and nothing of a request.
 
-    `quantum` and `credit` are in pictures' worth of device time; `ageing` is how many seconds of remaining work
-    one second since arrival makes up for.
+    `credit` and `quantum` are in pictures' worth of device time: what an account may save or owe, and up to which
+    difference those whose credit does not suffice are served alike. `ageing` is how many seconds of remaining work one
+    second since arrival makes up for.
     """
 
-    def __init__(self, costs: CostTable, quantum: float = 0.25, credit: float = 1.5, ageing: float = 0.01) -> None:
+    def __init__(self, costs: CostTable, credit: float = 10.0, quantum: float = 1.0, ageing: float = 0.01) -> None:
         picture = PICTURE_STEPS * costs.step(next(iter(costs.seconds)), PICTURE_ROWS)
         self.costs = costs
-        self.quantum = quantum * picture
         self.credit = credit * picture
+        self.quantum = quantum * picture
         self.ageing = ageing
-        self._served: dict[str, float] = {}
-        self._least = 0.0
+        self._owed: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
+        self._at = 0.0
 
-    def keep_accounts(self, tenants: Collection[str]) -> None:
-        """Open accounts for those who have work and close those that have earned all the credit there is.
+    def keep_accounts(self, tasks: Collection[Task], now: float) -> None:
+        """Give every account its part of the time since the last call; a full one needs no keeping.
 
-        To be called with the tenants of all tasks before `order` and `pick`.
+        To be called with all tasks, started or waiting, before `first` and `pick`. Tasks that arrive in between count
+        as of a tenant with full credit if theirs has no account.
         """
-        present = [self._served[tenant] for tenant in tenants if tenant in self._served]
-        floor = min(present, default=max(self._served.values(), default=0.0)) - self.credit
-        self._served = {tenant: served for tenant, served in self._served.items() if served > floor}
-        self._served |= {tenant: max(self._served.get(tenant, floor), floor) for tenant in tenants}
-        self._least = min((self._served[tenant] for tenant in tenants), default=0.0)
+        share = (now - self._at) / max(len(self._owed), FEWEST)
+        self._at = now
+        self._owed = {tenant: owed - share for tenant, owed in self._owed.items() if owed - share > -self.credit}
+        self._owed |= dict.fromkeys({task.tenant for task in tasks} - self._owed.keys(), -self.credit)
+        self._asked = dict.fromkeys(self._owed, 0.0)
+        for task in tasks:
+            self._asked[task.tenant] += self.remaining(task)
 
     def first(self, tasks: Collection[Task], now: float) -> Task:
-        """The task to run first; its tenant has an account (`keep_accounts`)."""
+        """The task to run first."""
         return min(tasks, key=lambda task: self._rank(task, now))
 
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
@@ -66,7 +79,7 @@ class Policy:
             return batch
         alone = self.costs.step(first.size, rows)
         for task in sorted(peers, key=lambda task: self._rank(task, now)):
-            longest = alone * (GUEST_STRETCH if self._over(task) > 0 else STRETCH)
+            longest = alone * (GUEST_STRETCH if self._turn(task) > 0 else STRETCH)
             fits = self.costs.step(first.size, rows + task.rows) <= longest
             if fits and self.costs.joining_pays(first.size, rows, task.rows):
                 batch.append(task)
@@ -78,7 +91,7 @@ class Policy:
         rows = sum(task.rows for task in batch)
         per_row = self.seconds(batch) / rows
         for task in batch:
-            self._served[task.tenant] += per_row * task.rows
+            self._owed[task.tenant] = min(self._owes(task.tenant) + per_row * task.rows, self.credit)
 
     def seconds(self, batch: Sequence[Task]) -> float:
         """What the batch does next should take this long: a step, or the decoding of one picture."""
@@ -94,10 +107,14 @@ class Policy:
     def _work(self, task: Task, steps: int, pictures: int) -> float:
         return steps * self.costs.step(task.size, task.rows) + pictures * self.costs.decode(task.size)
 
-    def _rank(self, task: Task, now: float) -> tuple[int, float, float, float]:
+    def _rank(self, task: Task, now: float) -> tuple[int, int, float, float]:
         work = (self.remaining(task) * self._work(task, task.steps, task.pictures)) ** 0.5
-        return task.priority_level, self._over(task), work - self.ageing * (now - task.arrived), task.arrived
+        return task.priority_level, self._turn(task), work - self.ageing * (now - task.arrived), task.arrived
 
-    def _over(self, task: Task) -> float:
-        """Device seconds that the task's tenant has had beyond its share."""
-        return max(self._served[task.tenant] - self._least - self.quantum, 0.0)
+    def _turn(self, task: Task) -> int:
+        """The quanta that the task's tenant would owe with all that it asks for served, 0 within its credit."""
+        asked = min(self._asked.get(task.tenant, 0.0), 2 * self.credit)
+        return max(math.ceil((self._owes(task.tenant) + asked) / self.quantum), 0)
+
+    def _owes(self, tenant: str) -> float:
+        return self._owed.get(tenant, -self.credit)
