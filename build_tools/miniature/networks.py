@@ -15,11 +15,11 @@ QUERIES, RESAMPLER_DIM, RESAMPLER_INNER, RESAMPLER_DEPTH = 16, 128, 128, 2
 BLOCKS: dict[str, Any] = {
     "in_channels": LATENT_CHANNELS,
     "block_out_channels": (64, 128),
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "layers_per_block": 1,
     "attention_head_dim": (4, 8),
     "transformer_layers_per_block": (1, 1),
-    "norm_num_groups": 16,
+    "norm_num_groups": 8,
     "use_linear_projection": True,
     "cross_attention_dim": CROSS_DIM,
     "addition_embed_type": "text_time",
@@ -32,7 +32,7 @@ def make_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=SIZE // 8,
         out_channels=LATENT_CHANNELS,
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         **BLOCKS,
     )
 

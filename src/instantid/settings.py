@@ -64,6 +64,12 @@ class Settings(BaseSettings):
         le=600,
         description="Seconds beyond 20 times its measured cost after which a step is stuck and the server is ended.",
     )
+    compile: Literal["off", "background"] = Field(
+        "off",
+        description="background: a process beside the server compiles steps while they run as they are; compiled ones "
+        "take over once they agree with them, and are kept in the cache folder. Needs g++ and room for a second UNet "
+        "and IdentityNet.",
+    )
     cache: Path | None = Field(
         None, description="Folder for what was measured on this machine; default: `.cache` in the weights' folder."
     )

@@ -1,6 +1,7 @@
 """One denoising path: start a request, step a batch of requests, decode a finished one."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from instantid.diffusion.weights import Networks, load_networks
 from instantid.errors import EngineFailure
 from instantid.request import GenerationRequest
 
+log = logging.getLogger(__name__)
+
 
 class SdxlDenoiser:
     """InstantID on SDXL. Modules are never changed by a request; all that a request owns is in its State.
@@ -30,6 +33,8 @@ class SdxlDenoiser:
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
         self.device = networks.device
+        self.compiled: dict[torch.Size, Callable[..., Tensor]] = {}
+        """By the shape of the latents of a step, what takes the place of `predict` where IdentityNet acts."""
         self._zero_face = self._face_tokens(np.zeros(networks.embedding_size, np.float32))
 
     @classmethod
@@ -89,7 +94,7 @@ class SdxlDenoiser:
     def _step(self, states: Sequence[State]) -> None:
         copies = [2 if state.request.guidance else 1 for state in states]
         latents = [state.schedule.scale(state.latents, state.index) for state in states]
-        noise = self.predict(
+        noise = self._noise(
             torch.cat([x.repeat(n, 1, 1, 1) for x, n in zip(latents, copies, strict=True)]),
             torch.cat([state.schedule.timesteps[state.index].expand(state.rows) for state in states]),
             Rows.cat([state.inputs for state in states]),
@@ -97,6 +102,16 @@ class SdxlDenoiser:
         )
         for state, predicted in zip(states, noise.split([state.rows for state in states]), strict=True):
             self._advance(state, predicted.float())
+
+    def _noise(self, latents: Tensor, timesteps: Tensor, rows: Rows, identity_scale: Tensor | None) -> Tensor:
+        compiled = None if identity_scale is None else self.compiled.get(latents.shape)
+        if compiled:
+            try:
+                return compiled(latents, timesteps, rows, identity_scale)
+            except RuntimeError:
+                log.exception("the compiled step for latents %s failed; going on without it", tuple(latents.shape))
+                del self.compiled[latents.shape]
+        return self.predict(latents, timesteps, rows, identity_scale)
 
     @torch.inference_mode()
     def decode(self, state: State) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 def kept_bytes(state: Any) -> int:
     """Bytes that the tensors inside dataclasses, tuples and lists keep; a storage that is shared counts once."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(state)}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(state)}
     return sum(storages.values())
 
 
@@ -65,12 +65,13 @@ def _is_usable(device: torch.device) -> bool:
     return True
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors inside nested dataclasses, tuples and lists, in order."""
     if isinstance(value, Tensor):
         yield value
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name))
+            yield from tensors(getattr(value, field.name))
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors(item)

@@ -29,14 +29,19 @@ def plan_costs(denoiser: SdxlDenoiser, profile: Profile, settings: Settings) -> 
 
     Measured or checked, every network has made a real pass before the model is ready.
     """
-    native = _square(profile.native_area**0.5, profile)
-    sizes = sorted({native, _square(native[0] / 2, profile)}, reverse=True)
+    sizes = planned_sizes(profile)
     path = settings.cache_folder / f"costs-{fingerprint(denoiser)}.json"
-    table = kept_costs(path, denoiser, make_job, (native, 2))
+    table = kept_costs(path, denoiser, make_job, (sizes[0], 2))
     if table is None:
         table = measure_costs(denoiser, make_job, sizes, [rows for rows in ROWS if rows <= settings.max_rows])
         _keep(table, path)
     return table
+
+
+def planned_sizes(profile: Profile) -> list[Size]:
+    """The weights' native size, and half its side where that is allowed."""
+    native = _square(profile.native_area**0.5, profile)
+    return sorted({native, _square(native[0] / 2, profile)}, reverse=True)
 
 
 def plan_rows(denoiser: SdxlDenoiser, profile: Profile, settings: Settings, costs: CostTable) -> int:
@@ -54,7 +59,7 @@ def plan_rows(denoiser: SdxlDenoiser, profile: Profile, settings: Settings, cost
 
 
 def fingerprint(denoiser: SdxlDenoiser) -> str:
-    """Changes with whatever changes step costs: device, library versions, dtype, threads, architecture."""
+    """Changes with whatever changes step costs: device, versions, dtype, threads, networks, what is compiled."""
     networks = denoiser.networks
     on_gpu = denoiser.device.type == "cuda"
     facts = (
@@ -62,6 +67,7 @@ def fingerprint(denoiser: SdxlDenoiser) -> str:
         torch.__version__,
         diffusers.__version__,
         str(networks.dtype),
+        *sorted(str(tuple(shape)) for shape in denoiser.compiled),
         *(str(sorted(network.config.items())) for network in (networks.unet, networks.identitynet, networks.vae)),
     )
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from instantid.images import encode_picture
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
 from instantid.serving.calibration import plan_costs, plan_rows
+from instantid.serving.compiling import CompiledSteps
 from instantid.serving.heartbeat import Heartbeat, Watch, end_server, server_folders
 from instantid.serving.metrics import EngineMetrics
 from instantid.serving.model import set_up
@@ -42,6 +43,7 @@ class DenoiserModel:
             self.settings.weights, device, dtype, self.settings.checkpoint, self.settings.lora, self.settings.few_steps
         )
         profile = load_profile(self.settings.weights)
+        self._compiled = CompiledSteps(denoiser, profile, self.settings) if self.settings.compile != "off" else None
         costs = plan_costs(denoiser, profile, self.settings)
         rows = plan_rows(denoiser, profile, self.settings, costs)
         self._siblings = Siblings(backlogs, name)
@@ -52,6 +54,8 @@ class DenoiserModel:
         self._thread.start()
         self._heartbeat = Heartbeat(beats, name, self._is_alive)
         self._watch = Watch(beats, end_server)
+        if self._compiled:
+            self._compiled.start()
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Returns once the engine has room again and no sibling has less to do; later requests wait in Triton.
@@ -71,6 +75,8 @@ class DenoiserModel:
         self._siblings.wait_turn(lambda: self.engine.load.backlog)
 
     def finalize(self) -> None:
+        if self._compiled:
+            self._compiled.close()
         self._watch.close()
         self._heartbeat.close()
         self.engine.close()
