@@ -5,6 +5,7 @@ Without calibration and face graph it needs no more than `bench/gpu.py`.
 
 import json
 import logging
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -37,6 +38,9 @@ def main(
     found |= _load(weights, device, dtype)
     denoiser = found.pop("denoiser")
     use(denoiser, BY_NAME[mode])
+    compiled = os.environ.get("INSTANTID_COMPILE", "off") != "off"
+    if compiled:
+        found["compiled steps"] = _timed(lambda: _compiled_steps(denoiser, weights, cache))
     if calibrate:
         found["step costs"] = _timed(lambda: _calibrate(denoiser, weights, cache))
     side = side or int(load_profile(weights).native_area ** 0.5)
@@ -44,6 +48,8 @@ def main(
     found["text, first"] = _timed(lambda: denoiser.networks.text.encode(job.request.prompt))
     for name in ("first", "second"):
         found[f"picture, {name}"] = _timed(lambda: denoiser.decode(run_steps(denoiser, job)))
+    if compiled:
+        found["compiling, beside the server"] = _timed(lambda: _compile(denoiser, weights, cache))
     found["peak memory, GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(json.dumps(found))
 
@@ -76,6 +82,19 @@ def _calibrate(denoiser: SdxlDenoiser, weights: Path, cache: Path | None) -> Non
     from instantid.settings import Settings
 
     plan_costs(denoiser, load_profile(weights), Settings(weights=weights, cache=cache))
+
+
+def _compiled_steps(denoiser: SdxlDenoiser, weights: Path, cache: Path | None) -> Any:
+    from instantid.serving.compiling import CompiledSteps
+    from instantid.settings import Settings
+
+    return CompiledSteps(denoiser, load_profile(weights), Settings(weights=weights, cache=cache))
+
+
+def _compile(denoiser: SdxlDenoiser, weights: Path, cache: Path | None) -> None:
+    steps = _compiled_steps(denoiser, weights, cache)
+    steps.start()
+    steps.wait()
 
 
 def _timed(call: Callable[[], object]) -> float:

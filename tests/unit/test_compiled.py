@@ -206,11 +206,10 @@ def test_where_identitynet_does_not_act_the_networks_run_as_they_are(weights, mo
     ],
 )
 def test_where_nothing_can_be_compiled_the_log_says_why(
-    weights, settings, tmp_path, one_step, caplog, monkeypatch, name, stand_in, reason
+    weights, tmp_path, one_step, caplog, monkeypatch, name, stand_in, reason
 ):
     monkeypatch.setattr(name, stand_in)
-    steps = CompiledSteps(load(weights), MINIATURE, settings.model_copy(update={"cache": tmp_path}))
-    steps.start()
+    CompiledSteps(load(weights), MINIATURE, Settings(weights=weights, cache=tmp_path, compile="background")).start()
     assert f"1 steps stay uncompiled: {reason}" in caplog.text
     assert not list(tmp_path.rglob("*"))
 
@@ -220,7 +219,7 @@ def test_a_worker_that_has_other_networks_than_the_server_makes_nothing(weights,
     denoiser.networks.unet.conv_in.bias.data += 1
     steps = CompiledSteps(denoiser, MINIATURE, settings.model_copy(update={"cache": tmp_path}))
     steps.start()
-    steps._worker.wait(120)
+    steps.wait()
     (log,) = tmp_path.glob("compiled-*/log")
     assert "the networks here are not those of the server" in log.read_text()
     assert not list(tmp_path.rglob("*.pt2"))

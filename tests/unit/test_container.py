@@ -60,7 +60,8 @@ def test_the_image_is_pinned_alike_for_docker_and_compose():
     image = re.search(r"^ARG TRITON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)[1]
     assert re.fullmatch(r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", image)
     assert yaml.safe_load((ROOT / "docker-compose.yml").read_text())["x-build"]["args"] == {
-        "TRITON_IMAGE": f"${{TRITON_IMAGE:-{image}}}"
+        "TRITON_IMAGE": f"${{TRITON_IMAGE:-{image}}}",
+        "APT_PACKAGES": "${INSTANTID_APT_PACKAGES:-}",
     }
     assert image in (ROOT / "docs/operations.md").read_text()
 

@@ -56,6 +56,7 @@ class CompiledSteps:
         self._missing = [Wanted(native, rows) for rows in NATIVE_ROWS]
         self._missing += [Wanted(size, rows) for size in smaller for rows in SMALL_ROWS]
         self._worker: subprocess.Popen[bytes] | None = None
+        self._watcher: threading.Thread | None = None
         self._closed = threading.Event()
         self._take()
 
@@ -64,9 +65,15 @@ class CompiledSteps:
         if self._missing and not (reason := self._cannot()):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._worker = self._start_worker()
-            threading.Thread(target=self._watch, name="compiled steps", daemon=True).start()
+            self._watcher = threading.Thread(target=self._watch, name="compiled steps", daemon=True)
+            self._watcher.start()
         elif self._missing:
             log.warning("%d steps stay uncompiled: %s", len(self._missing), reason)
+
+    def wait(self) -> None:
+        """Returns once nothing is compiled any more."""
+        if self._watcher:
+            self._watcher.join()
 
     def close(self) -> None:
         self._closed.set()
