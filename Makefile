@@ -18,10 +18,12 @@ demo: $(VENV)/.build ## one photo through the whole ensemble on the embedded ser
 	$(BIN)/python -m build_tools demo --weights $(WEIGHTS)
 
 test: check $(WEIGHTS)/profile.json ## checks and tests, under 15 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not long and not gpu"
+	$(BIN)/python -m pytest -m "not long and not gpu" --numprocesses 2 --dist loadscope tests/unit
+	$(BIN)/python -m pytest -m "not long and not gpu" tests/server
 
 test-long: check $(WEIGHTS)/profile.json ## the long forms too
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --numprocesses 2 --dist loadscope tests/unit
+	$(BIN)/python -m pytest -m "not gpu" tests/server
 
 check: $(VENV)/.dev ## formatting, lint, types, layering, contract; seconds
 	$(BIN)/ruff format --quiet --check .

@@ -6,7 +6,6 @@ Example: `python -m loadtest --photo astronaut.png --users 4 --run-time 60s --ho
 import sys
 from importlib.resources import files
 
-import grpc.experimental.gevent
 import locust.main
 
 DEFAULTS = {"--users": "2", "--spawn-rate": "2", "--run-time": "30s", "--host": "localhost:8001"}
@@ -19,7 +18,6 @@ def arguments(given: list[str]) -> list[str]:
 
 
 def main() -> None:
-    grpc.experimental.gevent.init_gevent()
     sys.argv = ["loadtest", *arguments(sys.argv[1:])]
     locust.main.main()
 

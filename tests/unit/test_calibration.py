@@ -79,6 +79,7 @@ def test_rows_follow_from_the_memory_budget(denoiser, settings):
     assert plan_rows(denoiser, MINIATURE, settings, costs) == 2
     settings.memory_gb = 0
     assert plan_rows(denoiser, MINIATURE, settings, costs) == settings.max_rows
+    assert plan_rows(denoiser, MINIATURE, settings, costs, reserved=1e15) == 2
 
 
 def test_kept_bytes_count_every_storage_once():

@@ -44,14 +44,19 @@ def planned_sizes(profile: Profile) -> list[Size]:
     return sorted({native, _square(native[0] / 2, profile)}, reverse=True)
 
 
-def plan_rows(denoiser: SdxlDenoiser, profile: Profile, settings: Settings, costs: CostTable) -> int:
-    """Rows that fit into the memory budget, by what the largest request keeps for one row."""
+def plan_rows(
+    denoiser: SdxlDenoiser, profile: Profile, settings: Settings, costs: CostTable, reserved: float = 0.0
+) -> int:
+    """Rows that fit into the memory budget, by what the largest request keeps for one row.
+
+    `reserved` are bytes for somebody else, of what is free.
+    """
     native = next(iter(costs.seconds))
     area = native[0] * native[1]
     budget = settings.memory_gb * 1e9
     if not budget:
         step = _step_bytes(denoiser, native, costs.max_rows(native)) * profile.max_area / area
-        budget = FREE_SHARE[denoiser.device.type] * (free_bytes(denoiser.device) - step)
+        budget = FREE_SHARE[denoiser.device.type] * (free_bytes(denoiser.device) - step - reserved)
     per_row = kept_bytes(denoiser.start(make_job(_square(profile.max_area**0.5, profile))))
     rows = min(settings.max_rows, max(int(budget / per_row), 2))
     log.info("%.1f GB for requests, %.1f MB a row: %d rows", budget / 1e9, per_row / 1e6, rows)

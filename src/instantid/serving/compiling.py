@@ -60,6 +60,13 @@ class CompiledSteps:
         self._closed = threading.Event()
         self._take()
 
+    @property
+    def reserved(self) -> float:
+        """Bytes of the device that the process which compiles is going to take; 0 where it has nothing to do."""
+        networks = self._denoiser.networks
+        parameters = [p for network in (networks.unet, networks.identitynet) for p in network.parameters()]
+        return WORKING_SHARE * sum(p.numel() * p.element_size() for p in parameters) if self._missing else 0.0
+
     def start(self) -> None:
         """Have made what is missing, in a process of its own, and take it as it comes."""
         if self._missing and not (reason := self._cannot()):
@@ -101,10 +108,7 @@ class CompiledSteps:
         return True
 
     def _cannot(self) -> str:
-        device, networks = self._denoiser.device, self._denoiser.networks
-        needed = WORKING_SHARE * sum(
-            p.numel() * p.element_size() for n in (networks.unet, networks.identitynet) for p in n.parameters()
-        )
+        device, needed = self._denoiser.device, self.reserved
         if shutil.which("g++") is None:
             return "there is no g++"
         if free_bytes(device) < needed:

@@ -45,7 +45,8 @@ class DenoiserModel:
         profile = load_profile(self.settings.weights)
         self._compiled = CompiledSteps(denoiser, profile, self.settings) if self.settings.compile != "off" else None
         costs = plan_costs(denoiser, profile, self.settings)
-        rows = plan_rows(denoiser, profile, self.settings, costs)
+        reserved = self._compiled.reserved if self._compiled else 0.0
+        rows = plan_rows(denoiser, profile, self.settings, costs, reserved)
         self._siblings = Siblings(backlogs, name)
         metrics = EngineMetrics(name, lambda: denoiser.networks.text.encode.cache_info()[:2], self._siblings.publish)
         room = Room(rows, max(int(rows * self.settings.tenant_share), 2))
