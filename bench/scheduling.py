@@ -116,16 +116,20 @@ def arrivals(mix: Sequence[Class], solo: Mapping[str, float], load: float, secon
     return sorted(work, key=lambda item: item[0])
 
 
-def drive(caller: Caller, work: Sequence[tuple[float, Class]], name: str) -> tuple[dict[str, list[float]], int]:
-    """Seconds of every answered request by class, and how many were refused."""
+def drive(
+    caller: Caller, work: Sequence[tuple[float, Class]], name: str, warm_up: float
+) -> tuple[dict[str, list[float]], int]:
+    """Seconds of every answered request by class, and how many were refused; of those sent after the warm-up."""
     sent = []
     began = time.perf_counter()
     for seed, (at, kind) in enumerate(track(work, name, transient=True)):
         time.sleep(max(0.0, began + at - time.perf_counter()))
-        sent.append((kind, caller.send(kind, seed)))
+        sent.append((at, kind, caller.send(kind, seed)))
     seconds: dict[str, list[float]] = {}
     refused = 0
-    for kind, future in sent:
+    for at, kind, future in sent:
+        if at < warm_up:
+            continue
         if future.exception() is None:
             seconds.setdefault(kind.name, []).append(future.result())
         else:
@@ -146,8 +150,10 @@ def serving(weights: Path, first_come: bool) -> Iterator[EmbeddedServer]:
 
 def main(
     weights: Annotated[Path, typer.Option(help="Folder of one set of weights.")] = Path("weights/miniature"),
-    seconds: Annotated[float, typer.Option(help="Length of each of the four runs.")] = 150.0,
+    seconds: Annotated[float, typer.Option(help="Length of each of the four runs.")] = 180.0,
     load: Annotated[float, typer.Option(help="Share of what the device can do.")] = 0.8,
+    warm_up: Annotated[float, typer.Option(help="Seconds at the start that do not count: a flood has credit.")] = 60.0,
+    mixes: Annotated[str, typer.Option(help="steps, tenants or all.")] = "all",
     size: Annotated[int, typer.Option(help="Side of the pictures.")] = 128,
 ) -> None:
     """Print, for each class, times relative to its solo time."""
@@ -159,10 +165,12 @@ def main(
         ("five tenants", TENANTS, False),
         ("the fifth floods", FLOOD, False),
     ):
+        if mixes not in ("all", "steps" if mix is STEPS else "tenants"):
+            continue
         with serving(weights, first_come) as server:
             caller = Caller(server.grpc_url, size)
             solo = solo or {kind.name: caller.solo(kind) for kind in (*STEPS, *TENANTS)}
-            found, refused = drive(caller, arrivals(mix, solo, load, seconds), title)
+            found, refused = drive(caller, arrivals(mix, solo, load, seconds), title, warm_up)
         show(table, title, {name: np.array(found[name]) / solo[name] for name in sorted(found)}, refused)
     Console().print(table)
 
