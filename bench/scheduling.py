@@ -51,17 +51,18 @@ class TritonPythonModel(DenoiserModel):
 
 @dataclass(frozen=True)
 class Class:
-    """A kind of request: its share of the load, its steps, its tenant."""
+    """A kind of request: its share of the load, its steps, its tenant, and what it sends on top of its share."""
 
     name: str
     share: float
     steps: int
     tenant: str = "default"
+    flood: float = 0.0
 
 
 STEPS = (Class("30 steps", 0.8, 30), Class("8 steps", 0.2, 8))
 TENANTS = tuple(Class(f"tenant {name}", 0.2, 10, name) for name in "abcde")
-FLOOD = (*TENANTS[:-1], replace(TENANTS[-1], share=2.0))
+FLOOD = (*TENANTS[:-1], replace(TENANTS[-1], flood=1.8))
 """The last of five tenants sends ten times its share, the others what they send in TENANTS."""
 
 
@@ -106,12 +107,12 @@ def _tensor(name: str, values: Any, datatype: str) -> triton.InferInput:
 
 
 def arrivals(mix: Sequence[Class], solo: Mapping[str, float], load: float, seconds: float) -> list[Any]:
-    """Poisson arrivals of each class over `seconds`; shares of 1 in all are `load` of what the device can do."""
+    """Poisson arrivals of each class over `seconds`; the shares are `load` of what the device can do, floods on top."""
     work = []
-    base = load / sum(kind.share * solo[kind.name] for kind in mix if kind.share <= 1)
+    base = load / sum(kind.share * solo[kind.name] for kind in mix)
     for i, kind in enumerate(mix):
         rng, now = random.Random(i), 0.0
-        while (now := now + rng.expovariate(base * kind.share)) < seconds:
+        while (now := now + rng.expovariate(base * (kind.share + kind.flood))) < seconds:
             work.append((now, kind))
     return sorted(work, key=lambda item: item[0])
 

@@ -2,10 +2,10 @@
 
 Fair share: deficit round robin (Shreedhar and Varghese 1995) as its fluid limit. Each tenant has an account, which is
 charged the measured cost of the steps it was given and earns an equal part of the time that passes, up to a credit.
-The one comes first that would owe least if all that it asks for were served; those whose credit covers what they ask
-for are served alike, so that fairness costs nothing while nobody asks for much more than its share. A tenant that
-floods thus waits for all who ask for less, until they owe as much. Debts are bounded like credit, and what is asked for
-by the way from one bound to the other, so that none starves.
+Those whose credit covers twice what they ask for are served alike, so that fairness costs nothing while nobody asks for
+much more than its share; then comes who lacks least. What is asked for counts double because a flood shows in it before
+it shows in the account: a tenant that floods waits for all who ask for less. Debts are bounded, and what is asked for
+counts up to the way from one bound to the other: who gets nothing lacks less in the end than the others, none starves.
 
 Within that, the smallest product of remaining and whole work goes first (RS, which minimises mean slowdown: Wierman,
 Harchol-Balter and Osogami 2005), pre-emptive at step boundaries: a long request that is nearly done does not hold up a
@@ -32,15 +32,16 @@ FEWEST = 2
 class Policy:
     """Orders tasks and forms batches; holds the tenants' accounts and nothing of a request.
 
-    `credit` and `quantum` are in pictures' worth of device time: what an account may save or owe, and up to which
-    difference those whose credit does not suffice are served alike. `ageing` is how many seconds of remaining work one
-    second since arrival makes up for.
+    `credit` and `quantum` are in pictures' worth of device time: what an account may save (it may owe half of it), and
+    up to which difference those whose credit does not suffice are served alike. `ageing` is how many seconds of
+    remaining work one second since arrival makes up for.
     """
 
-    def __init__(self, costs: CostTable, credit: float = 10.0, quantum: float = 1.0, ageing: float = 0.01) -> None:
+    def __init__(self, costs: CostTable, credit: float = 20.0, quantum: float = 1.0, ageing: float = 0.01) -> None:
         picture = PICTURE_STEPS * costs.step(next(iter(costs.seconds)), PICTURE_ROWS)
         self.costs = costs
         self.credit = credit * picture
+        self.debt = self.credit / 2
         self.quantum = quantum * picture
         self.ageing = ageing
         self._owed: dict[str, float] = {}
@@ -91,7 +92,7 @@ class Policy:
         rows = sum(task.rows for task in batch)
         per_row = self.seconds(batch) / rows
         for task in batch:
-            self._owed[task.tenant] = min(self._owes(task.tenant) + per_row * task.rows, self.credit)
+            self._owed[task.tenant] = min(self._owes(task.tenant) + per_row * task.rows, self.debt)
 
     def seconds(self, batch: Sequence[Task]) -> float:
         """What the batch does next should take this long: a step, or the decoding of one picture."""
@@ -112,8 +113,8 @@ class Policy:
         return task.priority_level, self._turn(task), work - self.ageing * (now - task.arrived), task.arrived
 
     def _turn(self, task: Task) -> int:
-        """The quanta that the task's tenant would owe with all that it asks for served, 0 within its credit."""
-        asked = min(self._asked.get(task.tenant, 0.0), 2 * self.credit)
+        """The quanta that the task's tenant lacks for twice what it asks for, 0 within its credit."""
+        asked = min(2 * self._asked.get(task.tenant, 0.0), self.credit + self.debt)
         return max(math.ceil((self._owes(task.tenant) + asked) / self.quantum), 0)
 
     def _owes(self, tenant: str) -> float:
