@@ -195,8 +195,11 @@ def turns(policy, tasks, seconds):
 
 
 def two_tenants(steps=(5, 5)):
+    """Credit of 6 seconds; what is asked for counts as it is, and a step is a second."""
     tasks = [Task({}, SIZE, 1, n, Answer(print), tenant=name) for n, name in zip(steps, ("old", "new"), strict=True)]
-    return Policy(CostTable({SIZE: ((1, 1.0), (2, 2.0))}), credit=0.1, quantum=1 / 60), tasks
+    policy = Policy(CostTable({SIZE: ((1, 1.0), (2, 2.0))}), credit=0.1, quantum=1 / 60)
+    policy.picture = 0.0
+    return policy, tasks
 
 
 def test_who_was_away_comes_back_with_a_bounded_credit():
@@ -221,6 +224,16 @@ def test_of_two_that_owe_the_same_the_one_that_asks_for_less_goes_first():
     assert served.count("old") >= 4
     assert served[-5:] == ["new"] * 5
     assert policy._owed["new"] == 3.0 > policy._owed["old"]
+
+
+def test_many_small_requests_are_a_flood_at_once():
+    policy, (few, small) = two_tenants(steps=(30, 1))
+    policy.picture = 1.0
+    assert turns(policy, [few, small], [0.0]) == ["new"]
+    policy, (few, small) = two_tenants(steps=(2, 1))
+    policy.picture = 1.0
+    many = [Task({}, SIZE, 1, 1, Answer(print), tenant="new") for _ in range(9)]
+    assert turns(policy, [few, small, *many], [0.0]) == ["old"]
 
 
 def test_a_task_that_arrives_after_the_accounts_were_kept_can_be_ranked():

@@ -3,9 +3,10 @@
 Fair share: deficit round robin (Shreedhar and Varghese 1995) as its fluid limit. Each tenant has an account, which is
 charged the measured cost of the steps it was given and earns an equal part of the time that passes, up to a credit.
 Those whose credit covers twice what they ask for are served alike, so that fairness costs nothing while nobody asks for
-much more than its share; then comes who lacks least. What is asked for counts double because a flood shows in it before
-it shows in the account: a tenant that floods waits for all who ask for less. Debts are bounded, and what is asked for
-counts up to the way from one bound to the other: who gets nothing lacks less in the end than the others, none starves.
+much more than its share; then comes who lacks least. What is asked for counts double, and each request as a picture of
+30 steps at least, because a flood shows in it before it shows in the account: who floods waits for all who ask for
+less. Debts are bounded, and what is asked for counts up to the way from one bound to the other: who gets nothing lacks
+less in the end than the others, none starves.
 
 Within that, the smallest product of remaining and whole work goes first (RS, which minimises mean slowdown: Wierman,
 Harchol-Balter and Osogami 2005), pre-emptive at step boundaries: a long request that is nearly done does not hold up a
@@ -23,7 +24,7 @@ PICTURE_STEPS, PICTURE_ROWS = 30, 2
 
 STRETCH, GUEST_STRETCH = 2.0, 1.1
 """How many times longer than by itself the first task's step may take for those who join it; the second for those whose
-tenant asks for more than its share."""
+tenant would have to wait for the first one's."""
 
 FEWEST = 2
 """Who works alone is charged as one of two, so that a flood has used up its credit when somebody else comes."""
@@ -38,11 +39,11 @@ class Policy:
     """
 
     def __init__(self, costs: CostTable, credit: float = 20.0, quantum: float = 1.0, ageing: float = 0.01) -> None:
-        picture = PICTURE_STEPS * costs.step(next(iter(costs.seconds)), PICTURE_ROWS)
+        self.picture = PICTURE_STEPS * costs.step(next(iter(costs.seconds)), PICTURE_ROWS)
         self.costs = costs
-        self.credit = credit * picture
+        self.credit = credit * self.picture
         self.debt = self.credit / 2
-        self.quantum = quantum * picture
+        self.quantum = quantum * self.picture
         self.ageing = ageing
         self._owed: dict[str, float] = {}
         self._asked: dict[str, float] = {}
@@ -60,7 +61,7 @@ class Policy:
         self._owed |= dict.fromkeys({task.tenant for task in tasks} - self._owed.keys(), -self.credit)
         self._asked = dict.fromkeys(self._owed, 0.0)
         for task in tasks:
-            self._asked[task.tenant] += self.remaining(task)
+            self._asked[task.tenant] += max(self.remaining(task), self.picture)
 
     def first(self, tasks: Collection[Task], now: float) -> Task:
         """The task to run first."""
@@ -80,7 +81,7 @@ class Policy:
             return batch
         alone = self.costs.step(first.size, rows)
         for task in sorted(peers, key=lambda task: self._rank(task, now)):
-            longest = alone * (GUEST_STRETCH if self._turn(task) > 0 else STRETCH)
+            longest = alone * (GUEST_STRETCH if self._turn(task) > self._turn(first) else STRETCH)
             fits = self.costs.step(first.size, rows + task.rows) <= longest
             if fits and self.costs.joining_pays(first.size, rows, task.rows):
                 batch.append(task)
