@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from build_tools.miniature.album import Album, make_album
+from build_tools.miniature.faces import DATA, loaded
 from build_tools.miniature.networks import SIZE, make_vae
 from build_tools.miniature.sdxl import SCHEDULER
 from build_tools.miniature.tokenizer import make_tokenizer
@@ -28,10 +29,9 @@ class Encoded:
 
 
 def encode_album(work: Path, people: int, device: str) -> Encoded:
-    """Needs the VAE's checkpoint in `work`; the latents are kept there with the training step they belong to."""
+    """By the VAE whose checkpoint is in `work`, else by the one that ships; the latents are kept in `work`."""
     album = make_album(work, people, 8, 4, workers=2)
-    vae = make_vae().to(device).eval().requires_grad_(False)
-    load_averaged(work / "vae.pt", {"vae": vae})
+    vae = load_vae(work / "vae.pt").to(device)
     path = work / "latents.pt"
     kept = torch.load(path, weights_only=True) if path.exists() else {}
     stamp = float(next(vae.parameters()).sum())
@@ -41,6 +41,16 @@ def encode_album(work: Path, people: int, device: str) -> Encoded:
     factor = 1 / float(kept["latents"].float().std())
     vae.register_to_config(scaling_factor=factor)
     return Encoded(album, vae, kept["latents"].float() * factor)
+
+
+def load_vae(checkpoint: Path) -> Any:
+    """The VAE of a training, or where there was none the one that ships."""
+    vae = make_vae().eval().requires_grad_(False)
+    if checkpoint.exists():
+        load_averaged(checkpoint, {"vae": vae})
+    else:
+        loaded(vae, DATA / "vae.safetensors")
+    return vae
 
 
 @torch.inference_mode()
