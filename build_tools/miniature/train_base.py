@@ -1,7 +1,7 @@
 """Train the miniature's text encoders and UNet: caption to picture, as SDXL.
 
-`python -m build_tools.miniature.train_base WORK` takes the checkpoint of the VAE, or the VAE that ships, and goes on from
-its own. Captions name the person's looks half of the time, and nothing at all one time in ten, for guidance.
+`python -m build_tools.miniature.train_base WORK` takes the VAE's checkpoint, or the VAE that ships, and continues its
+own. Captions name the person's looks half of the time, and nothing at all one time in ten, for guidance.
 """
 
 from pathlib import Path
