@@ -214,6 +214,14 @@ def test_where_nothing_can_be_compiled_the_log_says_why(
     assert not list(tmp_path.rglob("*"))
 
 
+def test_a_cache_folder_that_cannot_be_written_costs_only_the_compiling(weights, tmp_path, one_step, caplog):
+    (tmp_path / "cache").write_text("a file where the folder would be")
+    steps = CompiledSteps(load(weights), MINIATURE, Settings(weights=weights, cache=tmp_path / "cache"))
+    steps.start()
+    assert "1 steps stay uncompiled: [Errno" in caplog.text
+    steps.close()
+
+
 def test_a_worker_that_has_other_networks_than_the_server_makes_nothing(weights, settings, tmp_path, one_step, caplog):
     denoiser = load(weights)
     denoiser.networks.unet.conv_in.bias.data += 1

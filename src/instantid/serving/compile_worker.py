@@ -22,6 +22,19 @@ def main(order: dict[str, Any]) -> None:
     """Write every package that is not there; several workers of one folder take turns."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     os.nice(10)
+    folder = Path(order["folder"])
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [step for step in order["steps"] if not note_of(folder / step[0]).exists()]
+        denoiser = _load(order) if missing else None
+        for name, size, rows in missing:
+            if denoiser and os.getppid() == order["server"]:
+                log.info("compiling %s", name)
+                compile_step(denoiser, [denoiser.start(make_job(tuple(size))) for _ in range(rows)], folder / name)
+    log.info("done")
+
+
+def _load(order: dict[str, Any]) -> SdxlDenoiser:
     settings = Settings.model_validate(order["settings"])
     torch.set_num_threads(settings.cpu_threads)
     denoiser = SdxlDenoiser.load(
@@ -32,16 +45,9 @@ def main(order: dict[str, Any]) -> None:
         settings.lora,
         settings.few_steps,
     )
-    folder = Path(order["folder"])
-    if not folder.name.endswith(fingerprint(denoiser)):
-        raise SystemExit(f"{folder.name}: the networks here are not those of the server")
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for name, (height, width), rows in order["steps"]:
-            if not note_of(folder / name).exists() and os.getppid() == order["server"]:
-                log.info("compiling %s", name)
-                compile_step(denoiser, [denoiser.start(make_job((height, width))) for _ in range(rows)], folder / name)
-    log.info("done")
+    if not order["folder"].endswith(fingerprint(denoiser)):
+        raise SystemExit("the networks here are not those of the server")
+    return denoiser
 
 
 if __name__ == "__main__":

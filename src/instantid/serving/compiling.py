@@ -13,13 +13,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from instantid.diffusion import SdxlDenoiser, State, free_bytes
+from instantid.diffusion import SdxlDenoiser, free_bytes
 from instantid.diffusion.compiled import fingerprint, load_step, note_of
 from instantid.engine.task import Size
 from instantid.profile import Profile
@@ -69,13 +68,18 @@ class CompiledSteps:
 
     def start(self) -> None:
         """Have made what is missing, in a process of its own, and take it as it comes."""
-        if self._missing and not (reason := self._cannot()):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._worker = self._start_worker()
+        reason = self._cannot() if self._missing else ""
+        if self._missing and not reason:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._worker = self._start_worker()
+            except OSError as error:
+                reason = str(error)
+        if reason:
+            log.warning("%d steps stay uncompiled: %s", len(self._missing), reason)
+        if self._worker:
             self._watcher = threading.Thread(target=self._watch, name="compiled steps", daemon=True)
             self._watcher.start()
-        elif self._missing:
-            log.warning("%d steps stay uncompiled: %s", len(self._missing), reason)
 
     def wait(self) -> None:
         """Returns once nothing is compiled any more."""
@@ -95,14 +99,15 @@ class CompiledSteps:
                 self._missing.remove(wanted)
 
     def _load(self, wanted: Wanted, path: Path) -> bool:
-        states = _states(self._denoiser, wanted)
         latents = self._denoiser.networks.unet.config.in_channels, wanted.size[0] // 8, wanted.size[1] // 8
         try:
+            states = [self._denoiser.start(make_job(wanted.size)) for _ in range(wanted.rows)]
             self._denoiser.compiled[torch.Size((wanted.rows, *latents))] = load_step(self._denoiser, states, path)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it does not serve
             log.warning("a compiled step is thrown away: %s", error)
-            note_of(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                note_of(path).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             return False
         log.info("compiled step %s serves", path.stem)
         return True
@@ -142,10 +147,6 @@ class CompiledSteps:
         self._take()
         if self._missing and not self._closed.is_set():
             log.warning("%d steps stay uncompiled; %s says why", len(self._missing), self._folder / "log")
-
-
-def _states(denoiser: SdxlDenoiser, wanted: Wanted) -> Sequence[State]:
-    return [denoiser.start(make_job(wanted.size)) for _ in range(wanted.rows)]
 
 
 def _python() -> str:
