@@ -14,14 +14,14 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/.build ## one photo through the whole ensemble on the embedded server; writes out/demo.png
+demo: $(WEIGHTS)/profile.json ## three people in two scenes each on the embedded server; writes out/demo_sheet.png
 	$(BIN)/python -m build_tools demo --weights $(WEIGHTS)
 
-test: check $(WEIGHTS)/profile.json ## checks and tests, under 15 minutes on 2 cores
+test: check weights/miniature/profile.json ## checks and tests, under 15 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not long and not gpu" --numprocesses 2 --dist loadscope tests/unit
 	$(BIN)/python -m pytest -m "not long and not gpu" tests/server
 
-test-long: check $(WEIGHTS)/profile.json ## the long forms too
+test-long: check weights/miniature/profile.json ## the long forms too
 	$(BIN)/python -m pytest -m "not gpu" --numprocesses 2 --dist loadscope tests/unit
 	$(BIN)/python -m pytest -m "not gpu" tests/server
 
@@ -64,7 +64,10 @@ $(VENV)/.dev: $(VENV)/.build
 	$(PIP) --no-deps insightface==2.1
 	@touch $@
 
-$(WEIGHTS)/profile.json: | $(VENV)/.build
-	$(BIN)/python -m build_tools weights miniature --output $(WEIGHTS)
+weights/miniature/profile.json: $(wildcard build_tools/miniature/data/*.safetensors) | $(VENV)/.build
+	$(BIN)/python -m build_tools weights miniature --output weights/miniature
+
+%/profile.json:
+	@echo "no weights in $(WEIGHTS): python -m build_tools weights --help"; exit 1
 
 .PHONY: help demo test test-long check serve loadtest bench lock clean

@@ -50,7 +50,7 @@ def demo(
     weights: Annotated[Path, typer.Option(help="Folder of one set of weights.")] = Path("weights/miniature"),
     output: Annotated[Path, typer.Option(help="Receives the pictures.")] = Path("out"),
 ) -> None:
-    """Serve, send the portrait of an astronaut, write the picture and a sheet, say how long each stage took."""
+    """Serve, paint three people in two scenes each, write pictures and a sheet, say how long each stage took."""
     from build_tools.demo import run_demo
 
     run_demo(weights, output)

@@ -1,6 +1,7 @@
-"""A sheet that shows one request: photo with the face that was found, landmark picture, result."""
+"""A sheet that shows requests, one person a row: photo with the face that was found, landmark picture, results."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -10,19 +11,21 @@ from instantid.faces.placement import place
 from instantid.images import resized_size
 from instantid_client import FaceReport, GenerationResult
 
-SIDE = 512
+SIDE, TITLE = 256, 28
 
 
-def draw_sheet(photo: np.ndarray, result: GenerationResult) -> Image.Image:
-    """Side by side, each fitted into 512 pixels of height; `photo` is the pose photo, HWC RGB uint8."""
-    pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in result.images]
-    landmarks = landmark_picture(photo.shape[1], photo.shape[0], result.face, pictures[0].size)
-    panels = [_fit(panel) for panel in (mark_face(photo, result.face), landmarks, *pictures)]
-    sheet = Image.new("RGB", (sum(panel.width for panel in panels), SIDE), "white")
-    x = 0
-    for panel in panels:
-        sheet.paste(panel, (x, 0))
-        x += panel.width
+def draw_sheet(rows: Sequence[tuple[np.ndarray, Sequence[GenerationResult]]], titles: Sequence[str]) -> Image.Image:
+    """Rows of a pose photo, HWC RGB uint8, and the results made from it, all painted at one size; `titles` stand over
+    the results."""
+    panels = [_panels(photo, results) for photo, results in rows]
+    widths = [max(row[i].width for row in panels) for i in range(len(panels[0]))]
+    sheet = Image.new("RGB", (sum(widths), TITLE + SIDE * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, title in enumerate(("photo", "landmarks", *titles)):
+        draw.text((sum(widths[:i]) + 6, 8), title, fill="black")
+    for row, each in enumerate(panels):
+        for i, panel in enumerate(each):
+            sheet.paste(panel, (sum(widths[:i]), TITLE + SIDE * row))
     return sheet
 
 
@@ -42,6 +45,13 @@ def landmark_picture(width: int, height: int, face: FaceReport, size: tuple[int,
     scale = np.array([resized[0] / width, resized[1] / height])
     landmarks = (np.array(face.landmarks) * scale).astype(np.float32)
     return Image.fromarray(draw_landmarks(place(resized, size).apply(landmarks), *size))
+
+
+def _panels(photo: np.ndarray, results: Sequence[GenerationResult]) -> list[Image.Image]:
+    pictures = [Image.open(io.BytesIO(result.images[0])).convert("RGB") for result in results]
+    face = results[0].face
+    landmarks = landmark_picture(photo.shape[1], photo.shape[0], face, pictures[0].size)
+    return [_fit(panel) for panel in (mark_face(photo, face), landmarks, *pictures)]
 
 
 def _fit(image: Image.Image) -> Image.Image:

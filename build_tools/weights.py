@@ -5,7 +5,7 @@ from pathlib import Path
 
 from build_tools.face_graph import build_face_graph
 from build_tools.miniature.faces import write_detector, write_recogniser
-from build_tools.miniature.sdxl import write_adapter, write_identitynet, write_sdxl
+from build_tools.miniature.trained import write_adapter, write_identitynet, write_sdxl
 from build_tools.published.folder import staged, write_record
 from instantid.profile import Profile
 
@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 
 
 def make_miniature(output: Path, progress: Progress = lambda message: None) -> Path:
-    """The same architectures as the published weights at toy size, made on this machine in under a minute."""
+    """InstantID in miniature: the published architectures, small and trained, in the published layouts; in seconds."""
     with staged(output) as folder:
         _write_miniature(folder, progress)
         write_record(folder, {"miniature": True})

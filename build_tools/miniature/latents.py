@@ -10,11 +10,11 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from build_tools.miniature.album import Album, make_album
-from build_tools.miniature.faces import DATA, loaded
-from build_tools.miniature.networks import SIZE, make_vae
+from build_tools.miniature.networks import SIZE
 from build_tools.miniature.sdxl import SCHEDULER
 from build_tools.miniature.tokenizer import make_tokenizer
-from build_tools.miniature.training import load_averaged
+from build_tools.miniature.trained import load_vae
+from build_tools.miniature.training import first_alone
 
 NOBODY, EMPTY = "a person", ""
 
@@ -30,27 +30,22 @@ class Encoded:
 
 def encode_album(work: Path, people: int, device: str) -> Encoded:
     """By the VAE whose checkpoint is in `work`, else by the one that ships; the latents are kept in `work`."""
-    album = make_album(work, people, 8, 4, workers=2)
     vae = load_vae(work / "vae.pt").to(device)
-    path = work / "latents.pt"
-    kept = torch.load(path, weights_only=True) if path.exists() else {}
-    stamp = float(next(vae.parameters()).sum())
-    if kept.get("stamp") != stamp:
-        kept = {"stamp": stamp, "latents": _encode(vae, album.pictures, device)}
-        torch.save(kept, path)
+    with first_alone():
+        album = make_album(work, people, 8, 4, workers=2)
+        kept = _kept(work / "latents.pt", vae, album, device)
     factor = 1 / float(kept["latents"].float().std())
     vae.register_to_config(scaling_factor=factor)
     return Encoded(album, vae, kept["latents"].float() * factor)
 
 
-def load_vae(checkpoint: Path) -> Any:
-    """The VAE of a training, or where there was none the one that ships."""
-    vae = make_vae().eval().requires_grad_(False)
-    if checkpoint.exists():
-        load_averaged(checkpoint, {"vae": vae})
-    else:
-        loaded(vae, DATA / "vae.safetensors")
-    return vae
+def _kept(path: Path, vae: Any, album: Album, device: str) -> dict[str, Any]:
+    kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
+    stamp = float(next(vae.parameters()).sum())
+    if kept.get("stamp") != stamp:
+        kept = {"stamp": stamp, "latents": _encode(vae, album.pictures, device)}
+        torch.save(kept, path)
+    return kept
 
 
 @torch.inference_mode()
@@ -98,5 +93,9 @@ class Noise:
         timesteps = torch.randint(0, 1000, (len(latents),)).to(self.device)
         return self.scheduler.add_noise(latents, noise, timesteps), noise, timesteps
 
-    def loss(self, predicted: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        return (self.weights[timesteps] * (predicted - noise).square().mean((1, 2, 3))).mean()
+    def loss(self, predicted: Tensor, noise: Tensor, timesteps: Tensor, places: Tensor | None = None) -> Tensor:
+        """`places` `[n, 1, h, w]` says how much each place counts; all the same where it is not given."""
+        wrong = (predicted - noise).square()
+        if places is not None:
+            wrong = wrong * places
+        return (self.weights[timesteps] * wrong.mean((1, 2, 3))).mean()

@@ -17,7 +17,7 @@ from build_tools.miniature.latents import EMPTY, NOBODY, Captions, Noise, encode
 from build_tools.miniature.networks import LATENT_CHANNELS, make_text_encoders, make_unet
 from build_tools.miniature.scenery import SCENERY
 from build_tools.miniature.sdxl import SCHEDULER
-from build_tools.miniature.training import Trainer, grid, to_pictures
+from build_tools.miniature.training import Trainer, grid, join_others, own_share, to_pictures
 
 NAMED, DROPPED = 0.5, 0.1
 
@@ -33,6 +33,7 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(1)
+    join_others()
     data, captions, noise = encode_album(work, people, device), Captions(), Noise(device)
     unet, encoders = make_unet().to(device), make_text_encoders()
     modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": encoders[0], "text_encoder_2": encoders[1]}
@@ -49,9 +50,10 @@ def main(
             )
             for i, j, (drop, name) in zip(rows.tolist(), pages.tolist(), chance.tolist(), strict=True)
         ]  # fmt: skip
-        noisy, drawn, timesteps = noise.add(data.latents[rows, pages].to(device))
-        tokens, pooled = encode_text(encoders, captions(texts, device))
-        added = {"text_embeds": pooled, "time_ids": time_ids(batch, device)}
+        noised = noise.add(data.latents[rows, pages].to(device))
+        noisy, drawn, timesteps = (part[own_share()] for part in noised)
+        tokens, pooled = encode_text(encoders, captions(texts[own_share()], device))
+        added = {"text_embeds": pooled, "time_ids": time_ids(len(noisy), device)}
         return noise.loss(unet(noisy, timesteps, tokens, added_cond_kwargs=added).sample, drawn, timesteps)
 
     @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 `python -m build_tools.miniature.train_identity WORK` needs the checkpoints of the VAE and the base and goes on from its
 own. Captions say nothing of who it is; the embedding comes from another photo of the same person, the landmarks from
-the picture itself.
+the picture itself. Errors on the face count three times: the rest of the picture the frozen base can paint already.
 """
 
 from pathlib import Path
@@ -12,111 +12,18 @@ import numpy as np
 import torch
 import typer
 from diffusers import EulerDiscreteScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
-from build_tools.miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, time_ids
-from build_tools.miniature.networks import (
-    LATENT_CHANNELS,
-    make_identitynet,
-    make_text_encoders,
-    make_unet,
-    resampler_tensors,
-)
+from build_tools.miniature.identity import InstantID
+from build_tools.miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text
+from build_tools.miniature.networks import LATENT_CHANNELS, SIZE
 from build_tools.miniature.sdxl import SCHEDULER
-from build_tools.miniature.training import Trainer, grid, load_averaged, to_pictures
-from instantid.diffusion import attention
-from instantid.diffusion.attention import FaceAttention, KeysValues
-from instantid.diffusion.face_tokens import Resampler
+from build_tools.miniature.training import Trainer, grid, join_others, own_share, to_pictures
 from instantid.faces.landmark_picture import draw_landmarks
 
-DROPPED = 0.1
-
-
-class Adapter(nn.Module):
-    """The file `ip-adapter.bin` as a module: the resampler, and a key and a value layer for each cross attention."""
-
-    def __init__(self, layers: list[Any], scale: float) -> None:
-        super().__init__()
-        self.image_proj = Resampler(resampler_tensors(scale))
-        self.keys = nn.ModuleList(_copied(layer.to_k) for layer in layers)
-        self.values = nn.ModuleList(_copied(layer.to_v) for layer in layers)
-        self.heads = [layer.heads for layer in layers]
-
-    def published(self) -> dict[str, dict[str, Tensor]]:
-        """What `ip-adapter.bin` holds."""
-        pairs = zip(self.keys, self.values, strict=True)
-        return {
-            "image_proj": self.image_proj.state_dict(),
-            "ip_adapter": {
-                f"{2 * i + 1}.to_{kind}_ip.weight": layer.weight.detach()
-                for i, pair in enumerate(pairs)
-                for kind, layer in zip("kv", pair, strict=True)
-            },
-        }
-
-
-def _copied(layer: Any) -> nn.Linear:
-    made = nn.Linear(layer.in_features, layer.out_features, bias=False)
-    made.load_state_dict(layer.state_dict())
-    return made
-
-
-class InstantID:
-    """Base and identity parts together, as the serving code joins them."""
-
-    def __init__(self, work: Path, scale: float, device: str) -> None:
-        self.device = device
-        self.unet, self.encoders = make_unet().to(device), make_text_encoders()
-        names = ("unet", "text_encoder", "text_encoder_2")
-        load_averaged(work / "base.pt", dict(zip(names, (self.unet, *self.encoders), strict=True)))
-        self.identitynet = make_identitynet().to(device)
-        _start_from(self.identitynet, self.unet)
-        for module in (self.unet, *self.encoders):
-            module.to(device).requires_grad_(False)
-        self.layers = attention.install(self.unet)
-        self.identity_layers = attention.install(self.identitynet)
-        self.adapter = Adapter(self.layers, scale).to(device)
-
-    def predict(
-        self, latents: Tensor, timesteps: Tensor, text: tuple[Tensor, Tensor], embedding: Tensor, landmarks: Tensor
-    ) -> Tensor:
-        tokens, pooled = text
-        added = {"text_embeds": pooled, "time_ids": time_ids(len(latents), self.device)}
-        face_tokens = self.adapter.image_proj(embedding)
-        down, middle = self.identitynet(
-            latents,
-            timesteps,
-            face_tokens,
-            controlnet_cond=landmarks,
-            added_cond_kwargs=added,
-            cross_attention_kwargs={"context": _project(face_tokens, self.identity_layers)},
-            return_dict=False,
-        )
-        adapter = self.adapter
-        face = attention.project(face_tokens, list(adapter.keys), list(adapter.values), adapter.heads)
-        scale = torch.ones(len(latents), 1, 1, 1, device=self.device)
-        predicted: Tensor = self.unet(
-            latents,
-            timesteps,
-            tokens,
-            added_cond_kwargs=added,
-            cross_attention_kwargs={"context": _project(tokens, self.layers), "face": FaceAttention(scale, face)},
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
-        return predicted
-
-
-def _project(tokens: Tensor, layers: list[Any]) -> KeysValues:
-    return attention.project(
-        tokens, [layer.to_k for layer in layers], [layer.to_v for layer in layers], [layer.heads for layer in layers]
-    )
-
-
-def _start_from(identitynet: Any, unet: Any) -> None:
-    """IdentityNet begins as a copy of the UNet's encoder; its output convolutions begin at zero."""
-    for part in ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block"):
-        getattr(identitynet, part).load_state_dict(getattr(unet, part).state_dict())
+TEXT_DROPPED, FACE_DROPPED = (0.0, 0.12), (0.05, 0.17)
+"""Parts of the draws: both are dropped where they overlap, for guidance."""
+FACE_COUNTS = 3.0
 
 
 def main(
@@ -130,6 +37,7 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(2)
+    join_others()
     data, captions, noise = encode_album(work, people, device), Captions(), Noise(device)
     embeddings, marks = torch.from_numpy(data.album.embeddings), data.album.landmarks
     model = InstantID(work, float(embeddings.std()), device)
@@ -142,21 +50,38 @@ def main(
         rows = torch.randint(len(data.latents), (batch,))
         pages = torch.randint(data.latents.shape[1], (batch,))
         shots = torch.randint(embeddings.shape[1], (batch,))
-        drop = torch.rand(batch, 2) < DROPPED
+        chance = torch.rand(batch)
+        texts_gone, faces_gone = ((low <= chance) & (chance < high) for low, high in (TEXT_DROPPED, FACE_DROPPED))
         pairs = list(zip(rows.tolist(), pages.tolist(), strict=True))
         texts = [
             EMPTY if gone else str(data.album.captions[i, j]).format(NOBODY)
-            for (i, j), gone in zip(pairs, drop[:, 0].tolist(), strict=True)
+            for (i, j), gone in zip(pairs, texts_gone.tolist(), strict=True)
         ]
-        faces = (embeddings[rows, shots] * ~drop[:, 1:]).to(device)
-        noisy, drawn, timesteps = noise.add(data.latents[rows, pages].to(device))
+        faces = (embeddings[rows, shots] * ~faces_gone[:, None]).to(device)
+        marked, places = landmarks(pairs), face_places(torch.from_numpy(marks)[rows, pages]).to(device)
+        noised = noise.add(data.latents[rows, pages].to(device))
+        mine = own_share()
+        noisy, drawn, timesteps = (part[mine] for part in noised)
         with torch.no_grad():
-            text = encode_text(model.encoders, captions(texts, device))
-        return noise.loss(model.predict(noisy, timesteps, text, faces, landmarks(pairs)), drawn, timesteps)
+            text = encode_text(model.encoders, captions(texts[mine], device))
+        predicted = model.predict(noisy, timesteps, text, faces[mine], marked[mine])
+        return noise.loss(predicted, drawn, timesteps, places[mine])
 
     modules = {"identitynet": model.identitynet, "adapter": model.adapter}
     trainer = Trainer(work, "identity", modules, loss, steps=steps, rate=rate, decay=0.998)
     trainer.run(lambda: identity_sheet(model, data, captions))
+
+
+def face_places(landmarks: Tensor) -> Tensor:
+    """How much each latent `[n, 1, 16, 16]` counts: FACE_COUNTS around the landmarks `[n, 5, 2]`, 1 elsewhere."""
+    side = SIZE // 8
+    eyes, mouth = landmarks[:, :2].mean(1), landmarks[:, 3:].mean(1)
+    apart = torch.linalg.vector_norm(landmarks[:, 0] - landmarks[:, 1], dim=-1)
+    radius = 1.7 * torch.maximum(apart, torch.linalg.vector_norm(eyes - mouth, dim=-1))
+    centres = (torch.arange(side) + 0.5) * 8
+    grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)
+    distance = torch.linalg.vector_norm(grid - landmarks.mean(1)[:, None, None], dim=-1)
+    return torch.where(distance <= radius[:, None, None], FACE_COUNTS, 1.0)[:, None]
 
 
 @torch.inference_mode()

@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,37 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
 EVERY = 250
+
+
+def join_others() -> None:
+    """Under `torchrun`, become one of its processes, which share each batch; the first alone writes to the folder."""
+    if "RANK" in os.environ:
+        distributed.init_process_group("gloo")
+
+
+def first() -> bool:
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process does what is inside before the others do."""
+    if not first():
+        distributed.barrier()
+    yield
+    if first() and distributed.is_initialized():
+        distributed.barrier()
+
+
+def own_share() -> slice:
+    """Which rows of a batch this process learns from. All draw the same batch, so their number changes no draw."""
+    if not distributed.is_initialized():
+        return slice(None)
+    return slice(distributed.get_rank(), None, distributed.get_world_size())
 
 
 class Trainer:
@@ -54,7 +83,8 @@ class Trainer:
     def run(self, sheet: Callable[[], npt.NDArray[np.uint8]]) -> None:
         """Train to the last step; every EVERY steps a checkpoint, the curve and a sheet of samples."""
         total, count = 0.0, 0
-        with tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=10) as progress:
+        quiet = not first()
+        with tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=10, disable=quiet) as progress:
             while self.step < self.steps:
                 total, count = total + self._learn(), count + 1
                 progress.update()
@@ -62,6 +92,8 @@ class Trainer:
                     self.curve.append((self.step, total / count))
                     progress.set_postfix(loss=f"{total / count:.4f}")
                     total, count = 0.0, 0
+                    if quiet:
+                        continue
                     self._save()
                     with self.averaged():
                         Image.fromarray(sheet()).save(self.path.with_suffix(".png"))
@@ -78,6 +110,7 @@ class Trainer:
         loss = self.loss(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        told = self._agree(float(loss.detach()))
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimizer.step()
         self.schedule.step()
@@ -85,7 +118,19 @@ class Trainer:
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         for key, value in self.parameters.items():
             self.average[key].lerp_(value.detach(), 1 - decay)
-        return float(loss.detach())
+        return told
+
+    def _agree(self, loss: float) -> float:
+        """Make the gradients and the loss those of the whole batch."""
+        if not distributed.is_initialized():
+            return loss
+        gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients] + [gradients[0].new_tensor([loss])])
+        distributed.all_reduce(flat)
+        flat /= distributed.get_world_size()
+        for gradient, whole in zip(gradients, flat.split([*map(Tensor.numel, gradients), 1]), strict=False):
+            gradient.copy_(whole.view_as(gradient))
+        return float(flat[-1])
 
     def _save(self) -> None:
         state = {
@@ -139,9 +184,10 @@ def load_averaged(path: Path, modules: Mapping[str, nn.Module]) -> None:
         module.load_state_dict(own, strict=False)
 
 
-def export(module: nn.Module, path: Path) -> None:
-    """Float16 weights as safetensors."""
-    save_file({name: value.half().contiguous() for name, value in module.state_dict().items()}, path)
+def write_float16(tensors: Mapping[str, Tensor], path: Path, **notes: float) -> None:
+    """As safetensors, with notes in the file's header."""
+    halves = {name: value.half().contiguous() for name, value in tensors.items()}
+    save_file(halves, path, metadata={name: str(value) for name, value in notes.items()})
 
 
 def grid(rows: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:

@@ -1,16 +1,21 @@
 """Training that was interrupted goes on as if it had not been; the album's annotations are where the pictures say."""
 
+import subprocess
+import sys
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from build_tools.miniature import training
 from build_tools.miniature.album import draw_page
-from build_tools.miniature.latents import load_vae
-from build_tools.miniature.networks import make_identitynet, make_text_encoders, make_unet, make_vae
+from build_tools.miniature.faces import DATA
 from build_tools.miniature.people import random_identity
 from build_tools.miniature.scenery import SCENERY, draw_scenery
+from build_tools.miniature.trained import load_vae
+from build_tools.miniature.train_identity import FACE_COUNTS, face_places
 from build_tools.miniature.training import Trainer, load_averaged
 
 
@@ -49,6 +54,45 @@ def test_a_training_goes_on_exactly(tmp_path, monkeypatch):
     assert whole.curve == resumed.curve
 
 
+SHARED = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from torch import nn
+from build_tools.miniature.training import Trainer, join_others, own_share
+
+torch.set_num_threads(1)
+torch.manual_seed(5)
+join_others()
+module = nn.Linear(4, 4)
+
+
+def loss(step):
+    return module(torch.randn(8, 4)[own_share()]).square().mean()
+
+
+trainer = Trainer(Path(sys.argv[1]), "t", {"m": module}, loss, steps=20, rate=1e-2)
+trainer.run(lambda: np.zeros((4, 4, 3), np.uint8))
+"""
+
+
+def test_two_processes_learn_what_one_learns(tmp_path):
+    """Up to the order of sums."""
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED)
+    both = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    states = []
+    for name, launcher in {"one": [], "two": both}.items():
+        (tmp_path / name).mkdir()
+        subprocess.run([sys.executable, *launcher, script, tmp_path / name], check=True, timeout=120)
+        states.append(torch.load(tmp_path / name / "t.pt", weights_only=True))
+    one, two = states
+    torch.testing.assert_close(one["modules"]["m"], two["modules"]["m"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(one["average"], two["average"], rtol=0, atol=1e-6)
+    assert one["curve"][0][1] == pytest.approx(two["curve"][0][1], rel=1e-5)
+
+
 def test_averaged_weights_are_what_is_loaded(tmp_path):
     trained = trainer(tmp_path, 20)
     trained.run(sheet)
@@ -58,9 +102,9 @@ def test_averaged_weights_are_what_is_loaded(tmp_path):
     assert not torch.equal(module.weight, trained.parameters["m.weight"])
 
 
-def test_the_vae_that_ships_shows_people_it_was_not_trained_on(tmp_path):
+def test_the_vae_that_ships_shows_people_it_was_not_trained_on():
     """Mean error of pixels, and of colours over 16x16 pixels, in steps of 255; 3 to 4.6 and at most 1.5 were seen."""
-    vae = load_vae(tmp_path / "none.pt")
+    vae = load_vae()
     for person in range(90000, 90004):
         picture = draw_page(random_identity(person), person).picture
         pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -71,9 +115,17 @@ def test_the_vae_that_ships_shows_people_it_was_not_trained_on(tmp_path):
         assert functional.avg_pool2d(wrong, 16).abs().mean() <= 2.5
 
 
-def test_all_networks_together_are_at_most_forty_megabytes_in_float16():
-    networks = [make_unet(), make_identitynet(), make_vae(), *make_text_encoders()]
-    assert 2 * sum(p.numel() for network in networks for p in network.parameters()) < 30e6
+def test_all_weights_together_are_at_most_forty_megabytes():
+    assert sum(path.stat().st_size for path in DATA.glob("*.safetensors")) <= 40e6
+
+
+def test_the_face_counts_more_than_what_is_around_it():
+    page = draw_page(random_identity(3), 8)
+    places = face_places(torch.from_numpy(page.landmarks).float()[None])
+    assert places.shape == (1, 1, 16, 16)
+    for x, y in page.landmarks.astype(int) // 8:
+        assert places[0, 0, y, x] == FACE_COUNTS
+    assert places[0, 0, 0, 0] == 1.0
 
 
 def test_a_page_repeats_and_its_caption_names_the_place():

@@ -1,0 +1,37 @@
+"""Write the trained diffusion networks into the package: `python -m build_tools.miniature.ship WORK`.
+
+Averaged weights of the checkpoints in WORK (`vae.pt`, `base.pt`, `identity.pt`), in float16. The adapter's tensors keep
+the names that they have in `ip-adapter.bin`, `image_proj.` or `ip_adapter.` in front.
+"""
+
+from pathlib import Path
+
+import torch
+import typer
+
+from build_tools.miniature.faces import DATA
+from build_tools.miniature.identity import InstantID
+from build_tools.miniature.latents import encode_album
+from build_tools.miniature.trained import BASE
+from build_tools.miniature.training import load_averaged, write_float16
+
+
+def main(work: Path, people: int = 1400, output: Path = DATA) -> None:
+    encoded = encode_album(work, people, "cpu")
+    write_float16(
+        encoded.vae.state_dict(), output / "vae.safetensors", scaling_factor=encoded.vae.config.scaling_factor
+    )
+    model = InstantID(work, 1.0, "cpu")
+    load_averaged(work / "identity.pt", {"identitynet": model.identitynet, "adapter": model.adapter})
+    networks = (model.unet, *model.encoders, model.identitynet)
+    for name, network in zip((*BASE, "identitynet"), networks, strict=True):
+        write_float16(network.state_dict(), output / f"{name}.safetensors")
+    published = model.adapter.published()
+    flat = {f"{part}.{name}": tensor for part, tensors in published.items() for name, tensor in tensors.items()}
+    write_float16(flat, output / "adapter.safetensors")
+    typer.echo(f"{sum(path.stat().st_size for path in output.glob('*.safetensors')) / 1e6:.1f} MB in {output.name}/")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    typer.run(main)
