@@ -32,21 +32,33 @@ class Judge:
 
     def look(self, picture: ImageArray) -> Seen | None:
         """At `[h, w, 3]` uint8 RGB; None where no face is found."""
-        height, width = picture.shape[:2]
-        canvas = np.zeros((1, CANVAS, CANVAS, 3), np.uint8)
-        canvas[0, :height, :width] = picture
-        names = ["boxes", "landmarks", "embeddings"]
-        sizes = np.array([[height, width]], np.int64)
-        boxes, landmarks, embeddings = self.session.run(names, {"images": canvas, "sizes": sizes})
+        boxes, landmarks, embeddings = self._run(picture, "boxes", "landmarks", "embeddings")
         if not len(boxes):
             return None
         largest = np.argmax((boxes[:, 2:] - boxes[:, :2]).prod(1))
         embedding = embeddings[largest]
         return Seen(landmarks[largest], embedding / np.linalg.norm(embedding))
 
+    def detect(self, picture: ImageArray) -> FloatArray:
+        """All boxes `[n, 4]` at the served threshold, in pixels."""
+        return self._run(picture, "boxes")[0]
+
+    def _run(self, picture: ImageArray, *outputs: str) -> list[FloatArray]:
+        height, width = picture.shape[:2]
+        canvas = np.zeros((1, CANVAS, CANVAS, 3), np.uint8)
+        canvas[0, :height, :width] = picture
+        sizes = np.array([[height, width]], np.int64)
+        answers: list[FloatArray] = self.session.run(list(outputs), {"images": canvas, "sizes": sizes})
+        return answers
+
     def place(self, picture: ImageArray) -> str:
         """The one of `SCENERY` whose colours down the left and right border, above the shoulders, are nearest."""
         return SCENERY[int(np.linalg.norm(self.places - _border(picture), axis=-1).mean(-1).argmin())]
+
+
+def auc(same: FloatArray, different: FloatArray) -> float:
+    """Chance that a pair of one person is closer than a pair of two people."""
+    return float((same[:, None] > different[None]).mean())
 
 
 def _border(picture: ImageArray) -> FloatArray:

@@ -22,7 +22,7 @@ from rich.table import Table
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from build_tools.miniature.album import Page, draw_page
-from build_tools.miniature.judge import ImageArray, Judge, Seen
+from build_tools.miniature.judge import ImageArray, Judge, Seen, auc
 from build_tools.miniature.people import random_identity
 from build_tools.miniature.scenery import SCENERY
 from instantid_client import InstantIDClient
@@ -96,11 +96,6 @@ class Findings:
     @property
     def right_places(self) -> float:
         return float(np.mean([self.judge.place(painted.picture) == painted.place for painted in self.pictures]))
-
-
-def auc(same: FloatArray, different: FloatArray) -> float:
-    """Chance that a pair of one person is closer than a pair of two people."""
-    return float((same[:, None] > different[None]).mean())
 
 
 def measure(client: InstantIDClient, judge: Judge, people: int = 20, changed: int = 12, steps: int = 20) -> Findings:

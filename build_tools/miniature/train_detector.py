@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from build_tools.miniature.crowds import MOST_FACES, SIDE, draw_crowd, draw_faceless
 from build_tools.miniature.detector import INPUT_MEAN, INPUT_STD, Detector
 from build_tools.miniature.detector_loss import Anchors, detection_loss
+from build_tools.miniature.training import note_loss
 
 CROP = 256
 HARD_SHARE = 0.3
@@ -185,13 +187,17 @@ def train(
         trainer.begin_with(start)
     if mine:
         pools.append(hard_negatives(folder, trainer.detector, mine, workers))
+    totals: list[float] = []
     with tqdm(total=steps, initial=trainer.step, desc="training", mininterval=5) as progress:
         while trainer.step < steps:
             losses = trainer.learn(*batch_of(pools, trainer.step, batch))
+            totals.append(sum(losses.values()))
             progress.update()
             progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
             if trainer.step % 200 == 0 or trainer.step == steps:
                 trainer.save(checkpoint)
+                note_loss(folder / "detector.json", trainer.step, fmean(totals))
+                totals.clear()
                 save_weights(trainer.average.module, folder / "detector.safetensors")
     return folder / "detector.safetensors"
 

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from build_tools.miniature.people_pictures import SIDE, aligned_picture
 from build_tools.miniature.recogniser import EMBEDDING, INPUT_MEAN, INPUT_STD, Recogniser
 from build_tools.miniature.train_detector import save_weights
+from build_tools.miniature.training import note_loss
 
 UNSEEN = 100_000
 
@@ -112,13 +114,16 @@ def train(folder: Path, steps: int, persons: int, shots: int, batch: int, worker
     trainer, checkpoint = Trainer(steps, persons), folder / "recogniser.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
+    losses: list[float] = []
     with tqdm(total=steps, initial=trainer.step, desc="training", mininterval=5) as progress:
         while trainer.step < steps:
-            loss = trainer.learn(*batch_of(album, trainer.step, batch))
+            losses.append(trainer.learn(*batch_of(album, trainer.step, batch)))
             progress.update()
-            progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             if trainer.step % 250 == 0 or trainer.step == steps:
                 trainer.save(checkpoint)
+                note_loss(folder / "recogniser.json", trainer.step, fmean(losses))
+                losses.clear()
                 save_weights(trainer.recogniser, folder / "recogniser.safetensors")
     return folder / "recogniser.safetensors"
 

@@ -158,6 +158,12 @@ class Trainer:
         torch.set_rng_state(state["random"])
 
 
+def note_loss(path: Path, step: int, loss: float) -> None:
+    """Add a point to the curve in this file; points of a later step, from a training that was cut off, go."""
+    curve = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([point for point in curve if point[0] < step] + [[step, loss]]))
+
+
 class Averaged:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer

@@ -7,8 +7,8 @@ people (docs/miniature.md) and what a part that does nothing would give.
 import numpy as np
 import pytest
 
-from build_tools.miniature.judge import Judge
-from build_tools.miniature.meaning import auc, measure
+from build_tools.miniature.judge import Judge, auc
+from build_tools.miniature.meaning import measure
 
 
 @pytest.fixture(scope="module")

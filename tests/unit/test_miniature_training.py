@@ -14,8 +14,8 @@ from build_tools.miniature.album import draw_page
 from build_tools.miniature.faces import DATA
 from build_tools.miniature.people import random_identity
 from build_tools.miniature.scenery import SCENERY, draw_scenery
-from build_tools.miniature.trained import load_vae
 from build_tools.miniature.train_identity import FACE_COUNTS, face_places
+from build_tools.miniature.trained import load_vae
 from build_tools.miniature.training import Trainer, load_averaged
 
 
