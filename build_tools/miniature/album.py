@@ -33,9 +33,10 @@ STYLE_SHARES = (0.85, 0.15)
 
 @dataclass(frozen=True)
 class Page:
-    """One picture of the album, `[128, 128, 3]` uint8 RGB. `who` and `scene` together make the caption."""
+    """One picture of the album, `[128, 128, 3]` uint8 RGB, and the face's box. `who` and `scene` make the caption."""
 
     picture: ImageArray
+    box: npt.NDArray[np.float32]
     landmarks: npt.NDArray[np.float32]
     who: str
     scene: str
@@ -58,7 +59,7 @@ def draw_page(
     clothes = appearance.clothes
     smile = ", smiling" if appearance.expression.smile > 0.4 else ""
     scene = f"{smile}, {clothes.colour_name} {clothes.kind}, {place}"
-    return Page(apply_style(picture, style), face.landmarks, f"a {style} of {{}}", scene)
+    return Page(apply_style(picture, style), face.box, face.landmarks, f"a {style} of {{}}", scene)
 
 
 def describe_person(identity: Identity) -> str:
