@@ -38,7 +38,7 @@ def main(
     torch.set_num_threads(threads)
     torch.manual_seed(2)
     join_others()
-    data, captions, noise = encode_album(work, people, device), Captions(), Noise(device)
+    data, captions, noise = encode_album(work, people, device), Captions(), Noise(device, coarse=True)
     embeddings, marks = torch.from_numpy(data.album.embeddings), data.album.landmarks
     model = InstantID(work, float(embeddings.std()), device)
 
@@ -68,7 +68,7 @@ def main(
         return noise.loss(predicted, drawn, timesteps, places[mine])
 
     modules = {"identitynet": model.identitynet, "adapter": model.adapter}
-    trainer = Trainer(work, "identity", modules, loss, steps=steps, rate=rate, decay=0.998)
+    trainer = Trainer(work, "identity", modules, loss, steps=steps, rate=rate, decay=0.998, faster={"adapter": 3.0})
     trainer.run(lambda: identity_sheet(model, data, captions))
 
 
