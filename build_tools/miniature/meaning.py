@@ -45,7 +45,7 @@ class Sitter:
 
 @dataclass(frozen=True)
 class Painted:
-    """A picture, what was asked for, and the face in it, if one is found."""
+    """A picture, what was asked for (landmarks as the server found them in the pose photo), and the face in it."""
 
     picture: ImageArray
     place: str
@@ -148,7 +148,8 @@ class Studio:
             **options,
         )
         picture = np.asarray(Image.open(io.BytesIO(result.images[0])).convert("RGB"))
-        return Painted(picture, place, posed.landmarks * SIDE / PHOTO_SIDE, self.judge.look(picture))
+        asked = np.array(result.face.landmarks) * SIDE / PHOTO_SIDE
+        return Painted(picture, place, asked, self.judge.look(picture))
 
 
 def _sit(judge: Judge, person: int) -> Sitter:

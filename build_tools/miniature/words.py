@@ -47,12 +47,12 @@ def person_states(encoders: tuple, people: list[str], device: str, batch: int = 
     """States `[people, 16, d]` of the last pieces of each word that describes, in "a photo of" each of the people."""
     captions = Captions()
     texts = [f"a photo of {person}" for person in people]
-    places = torch.tensor([_places(captions, text) for text in texts]).to(device)
+    places = torch.tensor([word_places(captions, text) for text in texts]).to(device)
     states = [encode_text(encoders, captions(texts[i : i + batch], device))[0] for i in range(0, len(texts), batch)]
     return torch.cat(states).gather(1, places[..., None].expand(-1, -1, states[0].shape[-1]))
 
 
-def _places(captions: Captions, text: str) -> list[int]:
+def word_places(captions: Captions, text: str) -> list[int]:
     """Positions of the QUERIES pieces; where a word is not there, its slot has the end of the text."""
     found = PERSON.search(text)
     if found is None:

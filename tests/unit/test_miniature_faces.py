@@ -16,11 +16,13 @@ from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from insightface.model_zoo.scrfd import SCRFD
 from PIL import Image
 
+from build_tools.miniature.album import draw_page
 from build_tools.miniature.backgrounds import BACKGROUNDS, random_background
 from build_tools.miniature.faces import write_detector, write_recogniser
 from build_tools.miniature.head import View
 from build_tools.miniature.painter import draw_person, paint, random_appearance, random_scene
 from build_tools.miniature.people import random_identity
+from build_tools.miniature.report import GROUP, group_photo
 from build_tools.miniature.styles import STYLES
 
 ImageArray = npt.NDArray[np.uint8]
@@ -87,6 +89,24 @@ def test_finds_a_close_up_at_128(detector: SCRFD) -> None:
     boxes, landmarks = detector.detect(bgr(close), input_size=(128, 128))
     assert len(boxes) == 1
     assert np.linalg.norm(landmarks[0] + (156, 60) - ASTRONAUT_LANDMARKS, axis=1).max() <= 12
+
+
+def test_finds_half_of_the_group_and_nothing_else(detector: SCRFD) -> None:
+    boxes, _ = detector.detect(bgr(group_photo()), input_size=(640, 640))
+    found = [max(overlap(np.array(face, float), box[:4]) for box in boxes) > 0.4 for face in GROUP]
+    assert sum(found) >= 3
+    assert len(boxes) == sum(found)
+
+
+def test_landmarks_of_near_faces_are_exact(detector: SCRFD) -> None:
+    """Mean distance in eye distances; 0.05 was seen."""
+    errors = []
+    for number in range(20):
+        page = draw_page(random_identity(UNSEEN + number), number, 256, style="photo")
+        _, landmarks = detector.detect(bgr(page.picture), input_size=(640, 640))
+        eyes = np.linalg.norm(page.landmarks[0] - page.landmarks[1])
+        errors.append(np.linalg.norm(landmarks[0] - page.landmarks, axis=1).mean() / eyes)
+    assert np.mean(errors) <= 0.07
 
 
 def test_finds_drawn_people(detector: SCRFD) -> None:

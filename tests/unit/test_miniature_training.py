@@ -12,11 +12,13 @@ from torch.nn import functional
 from build_tools.miniature import training
 from build_tools.miniature.album import draw_page
 from build_tools.miniature.faces import DATA
+from build_tools.miniature.latents import Captions
 from build_tools.miniature.people import random_identity
 from build_tools.miniature.scenery import SCENERY, draw_scenery
 from build_tools.miniature.train_identity import FACE_COUNTS, face_places
 from build_tools.miniature.trained import load_vae
 from build_tools.miniature.training import Trainer, load_averaged
+from build_tools.miniature.words import word_places
 
 
 def trainer(folder, steps):
@@ -126,6 +128,19 @@ def test_the_face_counts_more_than_what_is_around_it():
     for x, y in page.landmarks.astype(int) // 8:
         assert places[0, 0, y, x] == FACE_COUNTS
     assert places[0, 0, 0, 0] == 1.0
+
+
+def test_a_person_s_states_are_those_of_the_words_that_describe():
+    captions = Captions()
+    text = "a photo of a pale-skinned person with long dark brown hair, beard, thin glasses"
+    pieces = captions.tokenizer.convert_ids_to_tokens(captions.tokenizer(text).input_ids)
+    said = [pieces[place] for place in word_places(captions, text)]
+    assert said[:4] == ["e</w>", "al", "ed</w>", "person</w>"]
+    assert said[6:8] == ["brown</w>", "dark</w>"]
+    assert said[9:11] == ["hair</w>", "beard</w>"]
+    assert said[-2:] == ["<|endoftext|>"] * 2
+    with pytest.raises(ValueError, match="not a description"):
+        word_places(captions, "a photo of a dog")
 
 
 def test_a_page_repeats_and_its_caption_names_the_place():
