@@ -6,7 +6,7 @@ the picture itself. Errors on the face count three times: the rest of the pictur
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,56 +24,71 @@ from instantid.faces.landmark_picture import draw_landmarks
 
 TEXT_DROPPED, FACE_DROPPED = (0.0, 0.12), (0.05, 0.17)
 """Parts of the draws: both are dropped where they overlap, for guidance."""
-FACE_COUNTS = 3.0
+FACE_COUNTS, GUIDANCE = 3.0, 3.0
 
 
-def main(
-    work: Path,
-    steps: int = 10000,
-    batch: int = 24,
-    rate: float = 6e-4,
-    people: int = 1400,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: int = 1,
-) -> None:
-    torch.set_num_threads(threads)
-    torch.manual_seed(2)
-    join_others()
-    data, captions, noise = encode_album(work, people, device), Captions(), Noise(device, coarse=True)
-    embeddings, marks = torch.from_numpy(data.album.embeddings), data.album.landmarks
-    model = InstantID(work, float(embeddings.std()), device)
-    if not (work / "identity.pt").exists():
-        left = begin_with_words(model.adapter.image_proj, model.encoders, data.album, device)
-        print(f"face tokens begin with {1 - left:.0%} of what captions say")
+class Task:
+    """The album, the frozen base and the networks that learn."""
 
-    def landmarks(rows: list[tuple[int, int]]) -> Tensor:
-        drawn = [draw_landmarks(marks[i, j] + torch.randn(5, 2).numpy() * 0.7, 128, 128) for i, j in rows]
-        return torch.from_numpy(np.stack(drawn)).to(device).permute(0, 3, 1, 2).float() / 255
+    def __init__(self, work: Path, people: int, batch: int, device: str) -> None:
+        self.data, self.captions, self.noise = (
+            encode_album(work, people, device),
+            Captions(),
+            Noise(device, coarse=True),
+        )
+        self.embeddings = torch.from_numpy(self.data.album.embeddings)
+        self.marks = torch.from_numpy(self.data.album.landmarks)
+        self.model = InstantID(work, float(self.embeddings.std()), device)
+        self.batch, self.device = batch, device
 
-    def loss(step: int) -> Tensor:
-        rows = torch.randint(len(data.latents), (batch,))
-        pages = torch.randint(data.latents.shape[1], (batch,))
-        shots = torch.randint(embeddings.shape[1], (batch,))
-        chance = torch.rand(batch)
-        texts_gone, faces_gone = ((low <= chance) & (chance < high) for low, high in (TEXT_DROPPED, FACE_DROPPED))
-        pairs = list(zip(rows.tolist(), pages.tolist(), strict=True))
-        texts = [
-            EMPTY if gone else str(data.album.captions[i, j]).format(NOBODY)
-            for (i, j), gone in zip(pairs, texts_gone.tolist(), strict=True)
-        ]
-        faces = (embeddings[rows, shots] * ~faces_gone[:, None]).to(device)
-        marked, places = landmarks(pairs), face_places(torch.from_numpy(marks)[rows, pages]).to(device)
-        noised = noise.add(data.latents[rows, pages].to(device))
+    def loss(self, step: int) -> Tensor:
+        people, pages = self.data.latents.shape[:2]
+        sizes = (people, pages, self.embeddings.shape[1])
+        row, page, shot = (torch.randint(size, (self.batch,)) for size in sizes)
+        texts, faces = self._conditions(row, page, shot)
+        marks = self.marks[row, page]
+        drawn = self._draw(marks + 0.7 * torch.randn(marks.shape))
+        noised = self.noise.add(self.data.latents[row, page].to(self.device))
         mine = own_share()
-        noisy, drawn, timesteps = (part[mine] for part in noised)
+        noisy, added, timesteps = (part[mine] for part in noised)
         with torch.no_grad():
-            text = encode_text(model.encoders, captions(texts[mine], device))
-        predicted = model.predict(noisy, timesteps, text, faces[mine], marked[mine])
-        return noise.loss(predicted, drawn, timesteps, places[mine])
+            text = encode_text(self.model.encoders, self.captions(texts[mine], self.device))
+        predicted = self.model.predict(noisy, timesteps, text, faces[mine], drawn[mine])
+        return self.noise.loss(predicted, added, timesteps, face_places(marks[mine]).to(self.device))
 
-    modules = {"identitynet": model.identitynet, "adapter": model.adapter}
-    trainer = Trainer(work, "identity", modules, loss, steps=steps, rate=rate, decay=0.998, faster={"adapter": 3.0})
-    trainer.run(lambda: identity_sheet(model, data, captions))
+    def _conditions(self, row: Tensor, page: Tensor, shot: Tensor) -> tuple[list[str], Tensor]:
+        """Captions and embeddings, some of them empty."""
+        chance = torch.rand(len(row))
+        texts_gone, faces_gone = ((low <= chance) & (chance < high) for low, high in (TEXT_DROPPED, FACE_DROPPED))
+        texts = [
+            EMPTY if gone else str(self.data.album.captions[i, j]).format(NOBODY)
+            for i, j, gone in zip(row.tolist(), page.tolist(), texts_gone.tolist(), strict=True)
+        ]
+        return texts, (self.embeddings[row, shot] * ~faces_gone[:, None]).to(self.device)
+
+    def _draw(self, landmarks: Tensor) -> Tensor:
+        """Landmark pictures `[n, 3, 128, 128]` in [0, 1]."""
+        drawn = np.stack([draw_landmarks(points, SIZE, SIZE) for points in landmarks.numpy()])
+        return torch.from_numpy(drawn).to(self.device).permute(0, 3, 1, 2).float() / 255
+
+    @torch.inference_mode()
+    def sheet(self, people: int = 8) -> np.ndarray:
+        """For some people: a photo, another one, and what is painted from that face and those landmarks."""
+        scheduler = EulerDiscreteScheduler(**SCHEDULER)
+        scheduler.set_timesteps(20)
+        noise = torch.randn((people, LATENT_CHANNELS, 16, 16), generator=torch.Generator().manual_seed(0))
+        latents = noise.to(self.device) * scheduler.init_noise_sigma
+        texts = [EMPTY] * people + ["a photo of a person, blue suit, sunset"] * people
+        text = encode_text(self.model.encoders, self.captions(texts, self.device))
+        faces, landmarks = self.embeddings[:people, 0].to(self.device), self._draw(self.marks[:people, 1])
+        faces, landmarks = torch.cat([torch.zeros_like(faces), faces]), torch.cat([landmarks, landmarks])
+        for timestep in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
+            away, towards = self.model.predict(scaled, timestep, text, faces, landmarks).chunk(2)
+            latents = scheduler.step(away + GUIDANCE * (towards - away), timestep, latents).prev_sample
+        vae, pictures = self.data.vae, self.data.album.pictures[:people]
+        painted = to_pictures(vae.decode(latents / vae.config.scaling_factor).sample)
+        return grid([pictures[:, 0], pictures[:, 1], painted])
 
 
 def face_places(landmarks: Tensor) -> Tensor:
@@ -88,26 +103,26 @@ def face_places(landmarks: Tensor) -> Tensor:
     return torch.where(distance <= radius[:, None, None], FACE_COUNTS, 1.0)[:, None]
 
 
-@torch.inference_mode()
-def identity_sheet(model: InstantID, data: Any, captions: Captions, people: int = 8) -> np.ndarray:
-    """For some people: a picture of the album, and one painted from the face and landmarks of another, at sunset."""
-    scheduler = EulerDiscreteScheduler(**SCHEDULER)
-    scheduler.set_timesteps(20)
-    noise = torch.randn((people, LATENT_CHANNELS, 16, 16), generator=torch.Generator().manual_seed(0))
-    latents = noise.to(model.device) * scheduler.init_noise_sigma
-    faces = torch.from_numpy(data.album.embeddings[:people, 0]).to(model.device)
-    drawn = np.stack([draw_landmarks(data.album.landmarks[i, 1], 128, 128) for i in range(people)])
-    landmarks = (torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255).to(model.device)
-    texts = [EMPTY] * people + ["a photo of a person, blue suit, sunset"] * people
-    text = encode_text(model.encoders, captions(texts, model.device))
-    embedding = torch.cat([torch.zeros_like(faces), faces])
-    for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-        predicted = model.predict(scaled, timestep, text, embedding, torch.cat([landmarks, landmarks]))
-        away, towards = predicted.chunk(2)
-        latents = scheduler.step(away + 3.0 * (towards - away), timestep, latents).prev_sample
-    painted = to_pictures(data.vae.decode(latents / data.vae.config.scaling_factor).sample)
-    return grid([data.album.pictures[:people, 0], data.album.pictures[:people, 1], painted])
+def main(
+    work: Path,
+    steps: int = 10000,
+    batch: int = 24,
+    rate: float = 6e-4,
+    people: int = 1400,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: int = 1,
+) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(2)
+    join_others()
+    task = Task(work, people, batch, device)
+    model = task.model
+    if not (work / "identity.pt").exists():
+        left = begin_with_words(model.adapter.image_proj, model.encoders, task.data.album, device)
+        print(f"face tokens begin with {1 - left:.0%} of what captions say")
+    modules = {"identitynet": model.identitynet, "adapter": model.adapter}
+    faster = {"adapter": 3.0}
+    Trainer(work, "identity", modules, task.loss, steps=steps, rate=rate, decay=0.998, faster=faster).run(task.sheet)
 
 
 if __name__ == "__main__":
