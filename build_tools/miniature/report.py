@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from build_tools.miniature.album import draw_page
-from build_tools.miniature.judge import ImageArray, Judge, auc
+from build_tools.miniature.judge import CANVAS, ImageArray, Judge, auc
 from build_tools.miniature.painter import paint, random_scene
 from build_tools.miniature.people import random_identity
 
@@ -117,7 +117,9 @@ def group_photo() -> ImageArray:
 def faceless(name: str) -> ImageArray:
     picture: npt.NDArray[Any] = getattr(skimage.data, name)()
     picture = picture * np.uint8(255) if picture.dtype == bool else picture
-    return np.stack([picture] * 3, -1) if picture.ndim == 2 else picture[..., :3]
+    image = Image.fromarray(picture).convert("RGB")
+    image.thumbnail((CANVAS, CANVAS))
+    return np.asarray(image)
 
 
 def _found(judge: Judge) -> Table:
