@@ -95,7 +95,8 @@ def draw_people(judge: Judge, path: Path, people: int = 60, photos: int = 4) -> 
         axes.hist(values, bins=np.linspace(-0.5, 1, 61), density=True, alpha=0.6, label=label)
     missed = len(pages) - len(seen)
     title = f"AUC {auc(same, different):.4f}, {people} strangers, {photos} photos each, {missed} without a find"
-    axes.set(title=title, xlabel="cosine")
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel("cosine")
     axes.legend()
     figure.savefig(path, dpi=100)
 
