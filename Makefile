@@ -14,7 +14,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(WEIGHTS)/profile.json ## three people in two scenes each on the embedded server; writes out/demo_sheet.png
+demo: $(VENV)/.build $(WEIGHTS)/profile.json ## three people in two scenes each on the embedded server; writes out/demo_sheet.png
 	$(BIN)/python -m build_tools demo --weights $(WEIGHTS)
 
 test: check weights/miniature/profile.json ## checks and tests, under 15 minutes on 2 cores
@@ -31,7 +31,7 @@ check: $(VENV)/.dev ## formatting, lint, types, layering, contract; seconds
 	$(BIN)/mypy src/instantid client/instantid_client
 	$(BIN)/python -m pytest tests/unit/test_layering.py tests/unit/test_contract.py
 
-serve: $(WEIGHTS)/profile.json ## keep the embedded server running and print a call
+serve: $(VENV)/.build $(WEIGHTS)/profile.json ## keep the embedded server running and print a call
 	$(BIN)/python -m build_tools serve --weights $(WEIGHTS)
 
 loadtest: $(VENV)/.dev ## drive a running server: make loadtest ARGS="--users 4 --run-time 60s"
