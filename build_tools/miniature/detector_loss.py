@@ -68,7 +68,7 @@ def detection_loss(outputs: tuple[Tensor, ...], faces: list[Tensor], anchors: An
     losses["box"] = (1 - _giou(boxes[picture, anchor], truth)).sum() / count
     offsets = (chosen[:, 4:14].view(-1, 5, 2) - centres[:, None]).flatten(1) / stride
     scale = (anchors.sizes[anchor, None] / stride) / 4
-    error = functional.smooth_l1_loss(points[picture, anchor] / scale, offsets / scale, reduction="none", beta=0.1)
+    error = functional.smooth_l1_loss(points[picture, anchor] / scale, offsets / scale, reduction="none", beta=0.02)
     losses["landmark"] = (error.mean(1) * chosen[:, 14]).sum() / count
     return losses
 

@@ -105,6 +105,8 @@ def portraits_of(pool: Pool, step: int, size: int) -> tuple[Tensor, list[Tensor]
         picture, side = pool[0][index], int(rng.integers(*NEAR))
         if rng.random() < 0.5:
             picture = cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA)
+            if rng.random() < 0.6:
+                picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.5, 2.5)))
         rows = pool[1][index].copy()
         rows[:, :14] *= side / SIDE
         enlarged = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR))

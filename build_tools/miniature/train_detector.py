@@ -15,7 +15,7 @@ from nothing comes close to them but does not repeat them.
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -26,13 +26,13 @@ from tqdm import tqdm
 from build_tools.miniature.detector import Detector
 from build_tools.miniature.detector_loss import Anchors, detection_loss
 from build_tools.miniature.detector_pictures import batch_of, hard_negatives, make_pool, make_portraits, portraits_of
-from build_tools.miniature.training import note_loss
+from build_tools.miniature.training import make_optimizers, note_loss
 
 LANDMARK_WEIGHT, NEAR_LANDMARK_WEIGHT = 4.0, 20.0
 
 
 class Trainer:
-    """AdamW with a one-cycle learning rate; an average of the weights over the last steps is what is kept."""
+    """Muon and AdamW with a one-cycle learning rate; an average of the weights over the last steps is what is kept."""
 
     def __init__(self, steps: int, peak: float = 3e-3) -> None:
         torch.manual_seed(0)
@@ -41,8 +41,11 @@ class Trainer:
         self.average = torch.optim.swa_utils.AveragedModel(
             self.detector, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
         )
-        self.optimizer = torch.optim.AdamW(self.detector.parameters(), peak, weight_decay=1e-3)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, peak, steps, pct_start=0.05)
+        self.optimizers = make_optimizers({"detector": self.detector}, {"detector": peak})
+        self.schedules = [
+            torch.optim.lr_scheduler.OneCycleLR(each, peak, steps, pct_start=0.05, cycle_momentum=False)
+            for each in self.optimizers
+        ]
         self.step = 0
 
     def learn(self, *batches: tuple[Tensor, list[Tensor]]) -> dict[str, float]:
@@ -54,11 +57,11 @@ class Trainer:
             losses = detection_loss(outputs, faces, Anchors.of(*images.shape[2:]))
             total = total + losses["score"] + 2 * losses["box"] + weight * losses["landmark"]
             told = {name: told.get(name, 0.0) + float(loss.detach()) for name, loss in losses.items()}
-        self.optimizer.zero_grad()
+        self.detector.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.detector.parameters(), 5.0)
-        self.optimizer.step()
-        self.schedule.step()
+        for part in (*self.optimizers, *self.schedules):
+            part.step()
         self.average.update_parameters(self.detector)
         self.step += 1
         return told
@@ -69,16 +72,20 @@ class Trainer:
         self.average.module.load_state_dict(weights, strict=False)
 
     def save(self, path: Path) -> None:
-        parts = ("detector", "average", "optimizer", "schedule")
-        state = {name: getattr(self, name).state_dict() for name in parts} | {"step": self.step}
+        state = {name: part.state_dict() for name, part in self._parts().items()} | {"step": self.step}
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
     def load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
         self.step = state.pop("step")
+        parts = self._parts()
         for name, values in state.items():
-            getattr(self, name).load_state_dict(values)
+            parts[name].load_state_dict(values)
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"detector": self.detector, "average": self.average}
+        return parts | {str(i): part for i, part in enumerate((*self.optimizers, *self.schedules))}
 
 
 def save_weights(detector: torch.nn.Module, path: Path) -> None:

@@ -13,9 +13,11 @@ import torch
 import typer
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor
+from torch.nn import functional
 
 from build_tools.miniature.identity import InstantID
 from build_tools.miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text
+from build_tools.miniature.likeness import Likeness
 from build_tools.miniature.networks import LATENT_CHANNELS, SIZE
 from build_tools.miniature.sdxl import SCHEDULER
 from build_tools.miniature.training import Trainer, grid, join_others, own_share, to_pictures
@@ -24,7 +26,7 @@ from instantid.faces.landmark_picture import draw_landmarks
 
 TEXT_DROPPED, FACE_DROPPED = (0.0, 0.12), (0.05, 0.17)
 """Parts of the draws: both are dropped where they overlap, for guidance."""
-FACE_COUNTS, GUIDANCE = 3.0, 3.0
+FACE_COUNTS, LIKENESS, GUIDANCE = 3.0, 0.1, 3.0
 
 
 class Task:
@@ -37,8 +39,10 @@ class Task:
             Noise(device, coarse=True),
         )
         self.embeddings = torch.from_numpy(self.data.album.embeddings)
+        self.people = functional.normalize(functional.normalize(self.embeddings, dim=-1).mean(1), dim=-1).to(device)
         self.marks = torch.from_numpy(self.data.album.landmarks)
         self.model = InstantID(work, float(self.embeddings.std()), device)
+        self.likeness = Likeness(self.data.vae, self.noise.scheduler, device)
         self.batch, self.device = batch, device
 
     def loss(self, step: int) -> Tensor:
@@ -54,7 +58,9 @@ class Task:
         with torch.no_grad():
             text = encode_text(self.model.encoders, self.captions(texts[mine], self.device))
         predicted = self.model.predict(noisy, timesteps, text, faces[mine], drawn[mine])
-        return self.noise.loss(predicted, added, timesteps, face_places(marks[mine]).to(self.device))
+        plain = self.noise.loss(predicted, added, timesteps, face_places(marks[mine]).to(self.device))
+        wanted = self.people[row[mine]] * (faces[mine].abs().sum(1, keepdim=True) > 0)
+        return plain + LIKENESS * self.likeness.miss(noisy, predicted, timesteps, marks[mine], wanted)
 
     def _conditions(self, row: Tensor, page: Tensor, shot: Tensor) -> tuple[list[str], Tensor]:
         """Captions and embeddings, some of them empty."""

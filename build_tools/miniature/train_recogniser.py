@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -25,6 +26,8 @@ from build_tools.miniature.train_detector import save_weights
 from build_tools.miniature.training import note_loss
 
 UNSEEN = 100_000
+SOFT = 0.5
+"""Share of the faces that are softened."""
 
 
 class ArcFace(nn.Module):
@@ -67,9 +70,19 @@ def batch_of(album: npt.NDArray[np.uint8], step: int, size: int) -> tuple[Tensor
     pictures = album[persons, rng.integers(album.shape[1], size=size)].astype(np.float32)
     flips = rng.random(size) < 0.5
     pictures[flips] = pictures[flips, :, ::-1]
+    pictures = np.stack([_soften(picture, rng) if rng.random() < SOFT else picture for picture in pictures])
     pictures = pictures * rng.uniform(0.8, 1.2, (size, 1, 1, 1)) + rng.normal(0, 10, (size, 1, 1, 1))
     faces = torch.from_numpy(np.clip(pictures, 0, 255)).permute(0, 3, 1, 2).float()
     return (faces - INPUT_MEAN) / INPUT_STD, torch.from_numpy(persons)
+
+
+def _soften(picture: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Blurred, or made of fewer pixels: as a small or a painted face is."""
+    if rng.random() < 0.5:
+        return np.asarray(cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.7, 4.5))), np.float32)
+    side = int(rng.integers(18, 80))
+    small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 class Trainer:
@@ -94,6 +107,10 @@ class Trainer:
         self.step += 1
         return float(loss.detach())
 
+    def begin_with(self, path: Path) -> None:
+        weights = {name: value.float() for name, value in load_file(path).items()}
+        self.recogniser.load_state_dict(weights, strict=False)
+
     def save(self, path: Path) -> None:
         parts = ("recogniser", "loss", "optimizer", "schedule")
         state = {name: getattr(self, name).state_dict() for name in parts} | {"step": self.step}
@@ -107,13 +124,15 @@ class Trainer:
             getattr(self, name).load_state_dict(values)
 
 
-def train(folder: Path, steps: int, persons: int, shots: int, batch: int, workers: int) -> Path:
-    """Train in `folder` and return the path of the weights."""
+def train(folder: Path, steps: int, persons: int, shots: int, batch: int, workers: int, start: Path | None) -> Path:
+    """Train in `folder`, from the weights in `start` if given, and return the path of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     album = make_album(folder, persons, shots, workers)
     trainer, checkpoint = Trainer(steps, persons), folder / "recogniser.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
+    elif start is not None:
+        trainer.begin_with(start)
     losses: list[float] = []
     with tqdm(total=steps, initial=trainer.step, desc="training", mininterval=5) as progress:
         while trainer.step < steps:
@@ -135,6 +154,7 @@ def main() -> None:
     parser.add_argument("--persons", type=int, default=800)
     parser.add_argument("--shots", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--start", type=Path, help="weights to start from")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     arguments = vars(parser.parse_args())

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
+from build_tools.miniature.muon import Muon, takes
+
 EVERY = 250
 
 
@@ -47,7 +49,7 @@ def own_share() -> slice:
 
 
 class Trainer:
-    """AdamW with warm-up and cosine decay, and an exponential average of the trained weights.
+    """Muon and, for what it is not for, AdamW; warm-up and cosine decay; an exponential average of the weights.
 
     `modules` are trained; `loss` gives the loss of step number i, with all randomness drawn from torch's CPU generator,
     so that a training which goes on from its checkpoint, with the same `steps`, is the one that was never interrupted.
@@ -76,12 +78,9 @@ class Trainer:
             if value.requires_grad
         }
         self.average = {key: value.detach().clone() for key, value in self.parameters.items()}
-        groups = [
-            {"params": [p for p in module.parameters() if p.requires_grad], "lr": rate * faster.get(part, 1.0)}
-            for part, module in modules.items()
-        ]
-        self.optimizer = torch.optim.AdamW(groups, rate, weight_decay=1e-3)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        rates = {part: rate * faster.get(part, 1.0) for part in modules}
+        self.optimizers = make_optimizers(modules, rates)
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(each, self._rate) for each in self.optimizers]
         self.curve: list[tuple[int, float]] = []
         if self.path.exists():
             self._load()
@@ -114,12 +113,13 @@ class Trainer:
 
     def _learn(self) -> float:
         loss = self.loss(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
+        for value in self.parameters.values():
+            value.grad = None
         loss.backward()
         told = self._agree(float(loss.detach()))
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-        self.optimizer.step()
-        self.schedule.step()
+        for part in (*self.optimizers, *self.schedules):
+            part.step()
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         for key, value in self.parameters.items():
@@ -143,8 +143,8 @@ class Trainer:
             "step": self.step,
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "optimizers": [part.state_dict() for part in self.optimizers],
+            "schedules": [part.state_dict() for part in self.schedules],
             "random": torch.get_rng_state(),
             "curve": self.curve,
         }
@@ -159,9 +159,23 @@ class Trainer:
         for key, value in state["average"].items():
             self.average[key].copy_(value)
         self.step, self.curve = state["step"], state["curve"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        for part, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            part.load_state_dict(kept)
+        for schedule, kept in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(kept)
         torch.set_rng_state(state["random"])
+
+
+def make_optimizers(modules: Mapping[str, nn.Module], rates: Mapping[str, float]) -> list[torch.optim.Optimizer]:
+    """Muon for the weights that it is for, AdamW for all others; `rates` are the modules' rates of learning."""
+    matrices: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for part, module in modules.items():
+        taken = takes(module)
+        trained = [value for value in module.parameters() if value.requires_grad]
+        matrices.append({"params": [value for value in trained if value in taken], "lr": rates[part]})
+        others.append({"params": [value for value in trained if value not in taken], "lr": rates[part]})
+    return [Muon(matrices, 1e-3), torch.optim.AdamW(others, weight_decay=1e-3)]
 
 
 def note_loss(path: Path, step: int, loss: float) -> None:
