@@ -1,7 +1,7 @@
 """The album on which the miniature's diffusion networks are trained: drawn people, each in several scenes.
 
-A person's identity comes from `people.random_identity`, everything else from the scene. Embeddings are the
-recogniser's, of photos other than the ones to be painted: so that an identity is what photos of one person share.
+A person's identity comes from `people.random_identity`, everything else from the scene. People begin at number
+FIRST: the recogniser has not been trained on them, so that their embeddings are as exact as a stranger's.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from build_tools.miniature.faces import DATA, loaded
 from build_tools.miniature.head import Pose, View
 from build_tools.miniature.painter import Face, draw_person, random_appearance
-from build_tools.miniature.people import Identity, random_identity
-from build_tools.miniature.people_pictures import aligned_picture
+from build_tools.miniature.people import WRINKLED, Identity, random_identity
+from build_tools.miniature.people_pictures import align
 from build_tools.miniature.recogniser import INPUT_MEAN, INPUT_STD, Recogniser
 from build_tools.miniature.scenery import SCENERY, draw_scenery
 from build_tools.miniature.styles import apply_style
@@ -28,7 +28,9 @@ from build_tools.miniature.styles import apply_style
 ImageArray = npt.NDArray[np.uint8]
 SIZE = 128
 ALBUM_STYLES = ("photo", "black and white photo")
-STYLE_SHARES = (0.85, 0.15)
+STYLE_SHARES = (0.9, 0.1)
+FIRST = 10_000
+FACE_COUNTS = 3.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def draw_page(
     place, style = place or drawn_place, style or drawn_style
     appearance = random_appearance(rng, widest_yaw=25.0)
     pose = Pose(appearance.pose.yaw, 0.6 * appearance.pose.pitch, appearance.pose.roll)
-    light = replace(appearance.light, ambient=float(rng.uniform(0.55, 0.75)))
+    light = replace(appearance.light, ambient=float(rng.uniform(0.68, 0.88)))
     appearance = replace(appearance, pose=pose, light=light)
     centre = (float(rng.uniform(0.43, 0.57)) * size, float(rng.uniform(0.40, 0.50)) * size)
     picture = draw_scenery(place, size, rng)
@@ -63,45 +65,51 @@ def draw_page(
 
 
 def describe_person(identity: Identity) -> str:
-    hair = identity.hair
+    hair, features = identity.hair, identity.features
     head = "bald" if hair.style == "bald" else f"with {hair.style} {hair.colour_name} hair"
-    parts = [f"a {identity.skin_name}-skinned person {head}"]
+    parts = [f"a {identity.skin_name}-skinned person {head}", f"{identity.eye_name} eyes"]
     parts += [identity.beard] if identity.beard != "none" else []
     parts += [f"{identity.glasses} glasses"] if identity.glasses != "none" else []
+    parts += _beyond(features.brow_thickness, (0.048, 0.066), ("thin brows", "thick brows"))
+    parts += _beyond(features.lip_fullness, (0.073, 0.097), ("thin lips", "full lips"))
+    parts += _beyond(features.nose_width, (0.19, 0.23), ("narrow nose", "wide nose"))
+    parts += _beyond(features.face_length, (1.36, 1.44), ("round face", "long face"))
+    parts += ["wrinkles"] if identity.age > WRINKLED else []
     return ", ".join(parts)
+
+
+def _beyond(value: float, usual: tuple[float, float], words: tuple[str, str]) -> list[str]:
+    return [words[0]] if value < usual[0] else [words[1]] if value > usual[1] else []
 
 
 @dataclass(frozen=True)
 class Album:
     """`pictures` `[people, pages, 128, 128, 3]` uint8 RGB; `landmarks` `[people, pages, 5, 2]` in pixels;
-    `embeddings` `[people, photos, 512]` raw, float32; `captions` `[people, pages]` with a place `{}` for who it is;
-    `people` names each person."""
+    `captions` `[people, pages]` with a place `{}` for who it is; `people` names each person."""
 
     pictures: ImageArray
     landmarks: npt.NDArray[np.float32]
-    embeddings: npt.NDArray[np.float32]
     captions: npt.NDArray[np.str_]
     people: npt.NDArray[np.str_]
 
 
-def make_album(folder: Path, people: int, pages: int, photos: int, workers: int) -> Album:
-    """Drawn once and kept in `folder`; 50 pictures a second and core."""
-    path = folder / f"album-{people}x{pages}+{photos}.npz"
+def make_album(folder: Path, people: int, pages: int = 5, workers: int = 2) -> Album:
+    """Drawn once and kept in `folder`; 60 pictures a second and core."""
+    path = folder / f"album-{people}x{pages}.npz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        recogniser = loaded(Recogniser(), DATA / "recogniser.safetensors")
         with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as executor:
-            rows = executor.map(partial(_draw_person, pages=pages, photos=photos), range(people), chunksize=8)
-            drawn = [(*row[:-1], _embed(recogniser, row[-1])) for row in tqdm(rows, "drawing", people)]
-        pictures, marks, captions, names, embeddings = (np.stack(part) for part in zip(*drawn, strict=True))
+            rows = executor.map(partial(_draw_person, pages=pages), range(FIRST, FIRST + people), chunksize=8)
+            drawn = list(tqdm(rows, "drawing", people, mininterval=5))
+        pictures, marks, captions, names = (np.stack(part) for part in zip(*drawn, strict=True))
         with path.with_suffix(".part").open("wb") as file:
-            np.savez(file, pictures=pictures, landmarks=marks, captions=captions, people=names, embeddings=embeddings)
+            np.savez(file, pictures=pictures, landmarks=marks, captions=captions, people=names)
         path.with_suffix(".part").replace(path)
     with np.load(path) as kept:
         return Album(**{name: kept[name] for name in kept.files})
 
 
-def _draw_person(person: int, pages: int, photos: int) -> tuple[npt.NDArray, ...]:
+def _draw_person(person: int, pages: int) -> tuple[npt.NDArray, ...]:
     identity = random_identity(person)
     drawn = [draw_page(identity, person * pages + page) for page in range(pages)]
     return (
@@ -109,11 +117,29 @@ def _draw_person(person: int, pages: int, photos: int) -> tuple[npt.NDArray, ...
         np.stack([page.landmarks for page in drawn]).astype(np.float32),
         np.array([page.who + page.scene for page in drawn]),
         np.array(describe_person(identity)),
-        np.stack([aligned_picture(person, photo, jitter=0.8) for photo in range(photos)]),
     )
 
 
 @torch.inference_mode()
-def _embed(recogniser: Recogniser, faces: ImageArray) -> npt.NDArray[np.float32]:
-    pixels = torch.from_numpy(faces).permute(0, 3, 1, 2).float()
-    return np.asarray(recogniser((pixels - INPUT_MEAN) / INPUT_STD), np.float32)
+def embed_pages(album: Album, recogniser: Recogniser, jitter: float = 0.6) -> Tensor:
+    """Raw embeddings `[people, pages, 512]` float32; landmarks are off by `jitter` pixels, as a detector's are."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for pictures, marks in zip(album.pictures, album.landmarks, strict=True):
+        found = marks + rng.normal(0, jitter, marks.shape)
+        faces = np.stack([align(*each) for each in zip(pictures, found, strict=True)])
+        pixels = torch.from_numpy(faces).permute(0, 3, 1, 2).float()
+        rows.append(recogniser((pixels - INPUT_MEAN) / INPUT_STD))
+    return torch.stack(rows)
+
+
+def face_places(landmarks: Tensor, side: int) -> Tensor:
+    """How much each place of a grid over pictures of 128 pixels counts, `[n, 1, side, side]`: FACE_COUNTS around the
+    landmarks `[n, 5, 2]`, 1 elsewhere."""
+    eyes, mouth = landmarks[:, :2].mean(1), landmarks[:, 3:].mean(1)
+    apart = torch.linalg.vector_norm(landmarks[:, 0] - landmarks[:, 1], dim=-1)
+    radius = 1.7 * torch.maximum(apart, torch.linalg.vector_norm(eyes - mouth, dim=-1))
+    centres = (torch.arange(side) + 0.5) * SIZE / side
+    grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)
+    distance = torch.linalg.vector_norm(grid - landmarks.mean(1)[:, None, None], dim=-1)
+    return torch.where(distance <= radius[:, None, None], FACE_COUNTS, 1.0)[:, None]

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from build_tools.miniature.latents import time_ids
@@ -59,31 +58,38 @@ class InstantID:
         self.adapter = Adapter(self.layers, scale).to(device)
 
     def predict(
-        self, latents: Tensor, timesteps: Tensor, text: tuple[Tensor, Tensor], embedding: Tensor, landmarks: Tensor
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: tuple[Tensor, Tensor],
+        faces: tuple[Tensor, Tensor],
+        landmarks: Tensor,
+        scales: tuple[Tensor, Tensor],
     ) -> Tensor:
+        """`faces` are embeddings for the adapter and for IdentityNet, `scales` `[n, 1, 1, 1]` are `ip_adapter_scale`
+        and `controlnet_conditioning_scale`."""
         tokens, pooled = text
         added = {"text_embeds": pooled, "time_ids": time_ids(len(latents), self.device)}
-        face_tokens = self.adapter.image_proj(embedding)
+        face_tokens, told = (self.adapter.image_proj(face) for face in faces)
         down, middle = self.identitynet(
             latents,
             timesteps,
-            face_tokens,
+            told,
             controlnet_cond=landmarks,
             added_cond_kwargs=added,
-            cross_attention_kwargs={"context": _project(face_tokens, self.identity_layers)},
+            cross_attention_kwargs={"context": _project(told, self.identity_layers)},
             return_dict=False,
         )
         adapter = self.adapter
         face = attention.project(face_tokens, list(adapter.keys), list(adapter.values), adapter.heads)
-        scale = torch.ones(len(latents), 1, 1, 1, device=self.device)
         predicted: Tensor = self.unet(
             latents,
             timesteps,
             tokens,
             added_cond_kwargs=added,
-            cross_attention_kwargs={"context": _project(tokens, self.layers), "face": FaceAttention(scale, face)},
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
+            cross_attention_kwargs={"context": _project(tokens, self.layers), "face": FaceAttention(scales[0], face)},
+            down_block_additional_residuals=[scales[1] * each for each in down],
+            mid_block_additional_residual=scales[1] * middle,
         ).sample
         return predicted
 

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
+from tqdm import tqdm
 
-from build_tools.miniature.album import Album, make_album
-from build_tools.miniature.networks import SIZE
-from build_tools.miniature.sdxl import SCHEDULER
+from build_tools.miniature.album import Album, embed_pages, make_album
+from build_tools.miniature.faces import DATA, loaded
+from build_tools.miniature.networks import SCHEDULER, SIZE
+from build_tools.miniature.recogniser import Recogniser
 from build_tools.miniature.tokenizer import make_tokenizer
 from build_tools.miniature.trained import load_vae
 from build_tools.miniature.training import first_alone
@@ -21,39 +23,63 @@ NOBODY, EMPTY = "a person", ""
 
 @dataclass
 class Encoded:
-    """The album behind the VAE: `latents` `[people, pages, c, 16, 16]` with a standard deviation of 1."""
+    """The album behind the VAE: `latents` `[people, pages, c, 16, 16]`, white: each channel has mean 0 and standard
+    deviation 1, and none tells of another. `embeddings` `[people, pages, 512]` are the recogniser's, raw."""
 
     album: Album
     vae: Any
     latents: Tensor
+    embeddings: Tensor
 
 
 def encode_album(work: Path, people: int, device: str) -> Encoded:
-    """By the VAE whose checkpoint is in `work`, else by the one that ships; the latents are kept in `work`."""
+    """By the VAE whose checkpoint is in `work`, whitened, else by the one that ships; kept in `work`."""
     vae = load_vae(work / "vae.pt").to(device)
+    recogniser = loaded(Recogniser(), DATA / "recogniser.safetensors")
+    path = work / "latents.pt"
     with first_alone():
-        album = make_album(work, people, 8, 4, workers=2)
-        kept = _kept(work / "latents.pt", vae, album, device)
-    factor = 1 / float(kept["latents"].float().std())
-    vae.register_to_config(scaling_factor=factor)
-    return Encoded(album, vae, kept["latents"].float() * factor)
+        album = make_album(work, people)
+        kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
+        stamp = [float(next(model.parameters()).sum()) for model in (vae, recogniser)]
+        if kept.get("stamp") != stamp:
+            latents = _encode(vae, album.pictures, device)
+            kept = {"stamp": stamp, "latents": latents, "moments": moments(latents)}
+            torch.save(kept | {"embeddings": embed_pages(album, recogniser).clone()}, path)
+            kept = torch.load(path, weights_only=True)
+    mean, matrix = (part.to(device) for part in kept["moments"])
+    whiten(vae, mean, matrix)
+    latents = torch.einsum("cd,npdhw->npchw", matrix.cpu(), kept["latents"].float() - mean.cpu().view(-1, 1, 1))
+    return Encoded(album, vae, latents, kept["embeddings"])
 
 
-def _kept(path: Path, vae: Any, album: Album, device: str) -> dict[str, Any]:
-    kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
-    stamp = float(next(vae.parameters()).sum())
-    if kept.get("stamp") != stamp:
-        kept = {"stamp": stamp, "latents": _encode(vae, album.pictures, device)}
-        torch.save(kept, path)
-    return kept
+def moments(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean `[c]` of the channels and the matrix `[c, c]` that makes them white with the least change."""
+    rows = latents.float().flatten(0, 1).permute(0, 2, 3, 1).flatten(0, 2)
+    values, vectors = torch.linalg.eigh(rows.T.cov().double())
+    return rows.mean(0), ((vectors * values.rsqrt()) @ vectors.T).float()
+
+
+@torch.no_grad()
+def whiten(vae: Any, mean: Tensor, matrix: Tensor) -> None:
+    """Change the VAE's two 1x1 convolutions at its latents so that these are `matrix @ (latent - mean)`.
+
+    Their spread, which encoding does not use here, stays as it is in number.
+    """
+    into, back, channels = vae.quant_conv, vae.post_quant_conv, len(mean)
+    into.weight[:channels] = torch.einsum("cd,dehw->cehw", matrix, into.weight[:channels])
+    into.bias[:channels] = matrix @ (into.bias[:channels] - mean)
+    back.bias += back.weight[:, :, 0, 0] @ mean
+    back.weight.copy_(torch.einsum("cdhw,de->cehw", back.weight, matrix.inverse()))
+    vae.register_to_config(scaling_factor=1.0)
 
 
 @torch.inference_mode()
 def _encode(vae: Any, pictures: np.ndarray, device: str) -> Tensor:
     rows = []
-    for pages in pictures:
+    for pages in tqdm(pictures, "encoding", mininterval=5):
         pixels = torch.from_numpy(pages).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        rows.append(vae.encode(pixels).latent_dist.mode().half().cpu())
+        with torch.autocast(device, torch.bfloat16):
+            rows.append(vae.encode(pixels).latent_dist.mode().half().cpu())
     return torch.stack(rows)
 
 
@@ -80,28 +106,29 @@ def time_ids(rows: int, device: str) -> Tensor:
 
 
 class Noise:
-    """Noised latents, and the loss with weights bounded at a signal-to-noise ratio of 5 (arXiv 2303.09556).
+    """Noised latents and their velocities, and the loss: in terms of the clean latents, weighted by the signal-to-noise
+    ratio plus 1, up to 6 (after arXiv 2303.09556)."""
 
-    `coarse` raises those of ratios below 1, where it is decided who it is, by their inverse root, up to 3 times
-    (after arXiv 2310.08442).
-    """
-
-    def __init__(self, device: str, coarse: bool = False) -> None:
+    def __init__(self, device: str) -> None:
         self.scheduler = DDPMScheduler(**SCHEDULER)
         self.device = device
         cumulative = self.scheduler.alphas_cumprod
-        ratio = cumulative / (1 - cumulative)
-        weights = (5 / ratio).clamp(max=1)
-        self.weights = (weights * ratio.rsqrt().clamp(1, 3) if coarse else weights).to(device)
+        self.weights = (6 * (1 - cumulative)).clamp(max=1).to(device)
 
     def add(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         noise = torch.randn(latents.shape).to(self.device)
         timesteps = torch.randint(0, 1000, (len(latents),)).to(self.device)
-        return self.scheduler.add_noise(latents, noise, timesteps), noise, timesteps
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        return noisy, self.scheduler.get_velocity(latents, noise, timesteps), timesteps
 
-    def loss(self, predicted: Tensor, noise: Tensor, timesteps: Tensor, places: Tensor | None = None) -> Tensor:
+    def clean(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+        """The latents under the noise."""
+        kept = self.scheduler.alphas_cumprod.to(self.device)[timesteps].view(-1, 1, 1, 1)
+        return kept.sqrt() * noisy - (1 - kept).sqrt() * velocity
+
+    def loss(self, predicted: Tensor, velocity: Tensor, timesteps: Tensor, places: Tensor | None = None) -> Tensor:
         """`places` `[n, 1, h, w]` says how much each place counts; all the same where it is not given."""
-        wrong = (predicted - noise).square()
+        wrong = (predicted.float() - velocity).square()
         if places is not None:
             wrong = wrong * places
         return (self.weights[timesteps] * wrong.mean((1, 2, 3))).mean()

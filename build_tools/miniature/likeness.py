@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from build_tools.miniature.faces import DATA, loaded
+from build_tools.miniature.latents import Noise
 from build_tools.miniature.networks import SIZE
 from build_tools.miniature.people_pictures import SIDE, TEMPLATE, similarity
 from build_tools.miniature.recogniser import Recogniser
@@ -23,24 +24,23 @@ SHARE = 8
 
 
 class Likeness:
-    def __init__(self, vae: Any, scheduler: Any, device: str) -> None:
-        self.vae, self.device = vae, device
-        self.cumulative = scheduler.alphas_cumprod.to(device)
+    def __init__(self, vae: Any, noise: Noise, device: str) -> None:
+        self.vae, self.noise, self.device = vae, noise, device
         self.recogniser = loaded(Recogniser(), DATA / "recogniser.safetensors").requires_grad_(False).to(device)
 
     def miss(self, noisy: Tensor, predicted: Tensor, timesteps: Tensor, landmarks: Tensor, wanted: Tensor) -> Tensor:
         """1 - cosine, meaned over the rows looked at; 0 where there is none.
 
-        `noisy` and the noise `predicted` in it are `[n, c, 16, 16]`, `landmarks` `[n, 5, 2]` are pixels in the clean
+        `noisy` and the velocity `predicted` in it are `[n, c, 16, 16]`, `landmarks` `[n, 5, 2]` are pixels in the clean
         picture, `wanted` `[n, 512]` embeddings of length 1, all zero where no person is asked for.
         """
         asked = (timesteps >= LEAST) & (timesteps < MOST) & (wanted.abs().sum(1) > 0)
         rows = asked.nonzero()[:, 0][: max(1, len(noisy) // SHARE)]
         if len(rows) == 0:
             return predicted.sum() * 0
-        kept = self.cumulative[timesteps[rows]].view(-1, 1, 1, 1)
-        clean = (noisy[rows] - (1 - kept).sqrt() * predicted[rows]) / kept.sqrt()
-        pixels = self.vae.decode(clean / self.vae.config.scaling_factor).sample
+        clean = self.noise.clean(noisy[rows], predicted[rows].float(), timesteps[rows])
+        with torch.autocast(self.device, torch.bfloat16):
+            pixels = self.vae.decode(clean / self.vae.config.scaling_factor).sample.float()
         embeddings = self.recogniser(aligned(pixels, landmarks[rows.cpu()]))
         return (1 - functional.cosine_similarity(embeddings, wanted[rows])).mean()
 

@@ -6,9 +6,13 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from build_tools.miniature import sdxl
 from build_tools.miniature.tokenizer import LENGTH, make_tokenizer
 
 SIZE, LATENT_CHANNELS = 128, 8
+SCHEDULER = {**sdxl.SCHEDULER, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+"""SDXL's noise, but predicted as velocity (arXiv 2202.00512): of nearly pure noise a small network cannot tell the
+noise exactly enough to say what is under it."""
 TEXT_WIDTHS = (64, 64)
 CROSS_DIM, POOLED_DIM, TIME_DIM = sum(TEXT_WIDTHS), 64, 32
 QUERIES, RESAMPLER_DIM, RESAMPLER_INNER, RESAMPLER_DEPTH = 16, 128, 128, 2

@@ -13,6 +13,8 @@ Colour = tuple[float, float, float]
 HAIR_STYLES = ("bald", "cropped", "short", "side-parted", "fringe", "bob", "long", "curly")
 BEARDS = ("none", "stubble", "moustache", "beard")
 GLASSES = ("none", "thin", "thick")
+WRINKLED = 0.45
+"""Age from which wrinkles show."""
 
 SKINS: dict[str, Colour] = {
     "pale": (0.96, 0.82, 0.74),

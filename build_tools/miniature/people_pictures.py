@@ -33,7 +33,7 @@ def aligned_picture(person: int, shot: int, jitter: float = 1.5) -> ImageArray:
     view = View((side / 2, side / 2), scale, Pose(appearance.pose.yaw, appearance.pose.pitch, appearance.pose.roll))
     face = draw_person(picture, random_identity(person), appearance, view)
     moved = face.landmarks + rng.normal(0, jitter * scale / 37, (5, 2))
-    return align(degrade(picture, rng), moved)
+    return align(degrade(picture, rng, 0.5), moved)
 
 
 def align(picture: ImageArray, landmarks: npt.NDArray) -> ImageArray:

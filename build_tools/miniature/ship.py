@@ -16,7 +16,7 @@ from build_tools.miniature.trained import BASE
 from build_tools.miniature.training import load_averaged, write_float16
 
 
-def main(work: Path, people: int = 1400, output: Path = DATA) -> None:
+def main(work: Path, people: int = 3200, output: Path = DATA) -> None:
     encoded = encode_album(work, people, "cpu")
     write_float16(
         encoded.vae.state_dict(), output / "vae.safetensors", scaling_factor=encoded.vae.config.scaling_factor

@@ -33,12 +33,16 @@ def to_bytes(values: npt.NDArray[np.floating]) -> ImageArray:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def degrade(picture: ImageArray, rng: np.random.Generator) -> ImageArray:
-    """The `[h, w, 3]` uint8 picture by a random camera: contrast, white balance, saturation, blur, noise, JPEG."""
+def degrade(picture: ImageArray, rng: np.random.Generator, strength: float = 1.0) -> ImageArray:
+    """The `[h, w, 3]` uint8 picture by a random camera: contrast, white balance, saturation, blur, noise, JPEG.
+
+    `strength` is how far contrast and white balance go.
+    """
     values: npt.NDArray[np.float32] = picture.astype(np.float32)
     if rng.random() < 0.8:
         gain = np.float32(rng.uniform(0.6, 1.35)) * rng.uniform(0.88, 1.12, 3).astype(np.float32)
-        values = (values - 127) * gain + 127 + np.float32(rng.normal(0, 22))
+        gain = gain ** np.float32(strength)
+        values = (values - 127) * gain + 127 + np.float32(strength * rng.normal(0, 22))
     if rng.random() < 0.35:
         grey = values.mean(-1, keepdims=True)
         values = grey + np.float32(rng.choice((0.0, 0.5, 1.5))) * (values - grey)

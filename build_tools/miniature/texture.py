@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from build_tools.miniature.people import Identity, darker
+from build_tools.miniature.people import WRINKLED, Identity, darker
 from build_tools.miniature.plane import Plane, ellipse
 
 
@@ -55,7 +55,7 @@ def _skin(plane: Plane, identity: Identity) -> None:
     for _ in range(int(rng.integers(0, 4))):
         spot = (float(rng.uniform(-0.7, 0.7)), float(rng.uniform(-0.6, 1.0)))
         plane.tint(ellipse(spot, (0.018, 0.018), 8), darker(identity.skin, 0.5), 0.8)
-    if identity.age > 0.45:
+    if identity.age > WRINKLED:
         _wrinkles(plane, identity)
 
 

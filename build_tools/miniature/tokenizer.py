@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 LENGTH = 77
-MERGES = 500
+MERGES = 800
 WORDS = """\
 a an the of in on at with and by for from to near under over behind portrait photo picture painting drawing sketch
 poster oil watercolor ink pencil comic cartoon style studio light dark soft warm cold bright sunny night day sunset
@@ -16,7 +16,9 @@ man woman boy girl person face smiling serious laughing young old hair short lon
 red grey white blue green yellow orange purple pink eyes beard glasses hat scarf shirt suit dress jacket sweater
 astronaut knight queen king sailor baker pilot dancer smith painter doctor farmer garden forest beach city street
 mountain desert sea sky snow rain room kitchen library space stars flowers trees background plain striped dotted
-checked gradient wall looking left right up down camera close blurry low quality deformed text watermark
+pale fair tan skinned bald cropped parted fringe bob curly stubble moustache hazel thick thin full wide narrow
+round brows lips nose wrinkles crew neck turtleneck checked gradient wall looking left right up down camera close
+blurry low quality deformed text watermark
 """
 
 

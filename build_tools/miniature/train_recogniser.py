@@ -28,6 +28,8 @@ from build_tools.miniature.training import note_loss
 UNSEEN = 100_000
 SOFT = 0.5
 """Share of the faces that are softened."""
+STRETCH = 0.04
+"""Standard deviation of each number of the stretching matrix."""
 
 
 class ArcFace(nn.Module):
@@ -71,9 +73,19 @@ def batch_of(album: npt.NDArray[np.uint8], step: int, size: int) -> tuple[Tensor
     flips = rng.random(size) < 0.5
     pictures[flips] = pictures[flips, :, ::-1]
     pictures = np.stack([_soften(picture, rng) if rng.random() < SOFT else picture for picture in pictures])
-    pictures = pictures * rng.uniform(0.8, 1.2, (size, 1, 1, 1)) + rng.normal(0, 10, (size, 1, 1, 1))
+    pictures = np.stack([_stretch(picture, rng) for picture in pictures])
+    pictures = pictures * rng.uniform(0.9, 1.1, (size, 1, 1, 1)) + rng.normal(0, 6, (size, 1, 1, 1))
     faces = torch.from_numpy(np.clip(pictures, 0, 255)).permute(0, 3, 1, 2).float()
     return (faces - INPUT_MEAN) / INPUT_STD, torch.from_numpy(persons)
+
+
+def _stretch(picture: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Wider, narrower and sheared by a few per cent: as a face is that was painted to another's landmarks."""
+    matrix = np.eye(2) + rng.normal(0, STRETCH, (2, 2))
+    shift = (np.eye(2) - matrix) @ (56, 64) + rng.normal(0, 1, 2)
+    return np.asarray(
+        cv2.warpAffine(picture, np.column_stack([matrix, shift]), (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+    )
 
 
 def _soften(picture: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -151,12 +163,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--persons", type=int, default=800)
-    parser.add_argument("--shots", type=int, default=20)
+    parser.add_argument("--persons", type=int, default=1600)
+    parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--start", type=Path, help="weights to start from")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = vars(parser.parse_args())
     torch.set_num_threads(arguments.pop("threads"))
     print(train(**arguments))

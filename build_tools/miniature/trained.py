@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 
 from build_tools.convert import convert_adapter
 from build_tools.miniature.faces import DATA, loaded
-from build_tools.miniature.networks import make_identitynet, make_text_encoders, make_unet, make_vae
-from build_tools.miniature.sdxl import SCHEDULER
+from build_tools.miniature.networks import SCHEDULER, make_identitynet, make_text_encoders, make_unet, make_vae
 from build_tools.miniature.tokenizer import write_tokenizer
 from build_tools.miniature.training import load_averaged
 

@@ -10,23 +10,31 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from build_tools.miniature.album import Album
 from build_tools.miniature.latents import Captions, encode_text
 from build_tools.miniature.networks import QUERIES
 
 HAIR = r"(?P<bald>bald)|with (?P<style>[\w-]+) (?P<colour>[\w ]+) (?P<hair>hair)"
-EXTRAS = r"(?:, (?P<beard>(?!\w+ glasses)\w+))?(?:, (?P<frame>\w+ glasses))?"
-PERSON = re.compile(rf"a (?P<skin>\w+)-(?P<skinned>skinned) (?P<person>person) (?:{HAIR}){EXTRAS}$")
-SLOTS = ("skin", "skin", "skinned", "person", "style", "style", "colour", "colour", "colour", "hair")
-ENDS = ("beard", "beard", "frame", "frame", "end", "end")
+LOOKS = {
+    "eyes": r"\w+ eyes",
+    "beard": "stubble|moustache|beard",
+    "glasses": r"\w+ glasses",
+    "brows": r"\w+ brows",
+    "lips": r"\w+ lips",
+    "nose": r"\w+ nose",
+    "face": r"\w+ face",
+    "age": "wrinkles",
+}
+EXTRAS = "".join(rf"(?:, (?P<{name}>{said}))?" for name, said in LOOKS.items())
+PERSON = re.compile(rf"a (?P<skin>\w+)-skinned person (?:{HAIR}){EXTRAS}$")
+SLOTS = ("skin", "skin", "style", "style", "colour", "colour", "hair", *LOOKS, "end")
 
 
 def begin_with_words(
-    resampler: nn.Module, encoders: tuple, album: Album, device: str, steps: int = 2000, batch: int = 64
+    resampler: nn.Module, encoders: tuple, people: list[str], embeddings: Tensor, steps: int = 2000, batch: int = 64
 ) -> float:
-    """Train the resampler on all embeddings of the album; returns the share of the states' variance left at the end."""
-    embeddings = torch.from_numpy(album.embeddings).to(device)
-    states = person_states(encoders, [str(name) for name in album.people], device)
+    """Train the resampler on embeddings `[people, photos, 512]`; returns the share of the states' variance left."""
+    device = str(embeddings.device)
+    states = person_states(encoders, people, device)
     spread, blur = states.var(0).mean(), 0.15 * float(embeddings.std())
     optimizer = torch.optim.AdamW(resampler.parameters(), 2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
@@ -59,7 +67,7 @@ def word_places(captions: Captions, text: str) -> list[int]:
         raise ValueError(f"not a description of a person: {text}")
     length = len(captions.tokenizer(text).input_ids)
     slots: list[int] = []
-    for name in (*SLOTS, *ENDS):
+    for name in SLOTS:
         word = "bald" if name in ("style", "colour", "hair") and found["bald"] else name
         if word == "end" or found[word] is None:
             slots.append(length - 1)

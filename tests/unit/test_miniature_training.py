@@ -10,15 +10,14 @@ from torch import nn
 from torch.nn import functional
 
 from build_tools.miniature import training
-from build_tools.miniature.album import draw_page
+from build_tools.miniature.album import FACE_COUNTS, describe_person, draw_page, face_places
 from build_tools.miniature.faces import DATA
-from build_tools.miniature.latents import Captions
+from build_tools.miniature.latents import Captions, Noise, moments, whiten
 from build_tools.miniature.likeness import aligned
 from build_tools.miniature.muon import Muon
 from build_tools.miniature.people import random_identity
 from build_tools.miniature.people_pictures import align
 from build_tools.miniature.scenery import SCENERY, draw_scenery
-from build_tools.miniature.train_identity import FACE_COUNTS, face_places
 from build_tools.miniature.trained import load_vae
 from build_tools.miniature.training import Trainer, load_averaged
 from build_tools.miniature.words import word_places
@@ -164,7 +163,7 @@ def test_all_weights_together_are_at_most_forty_megabytes():
 
 def test_the_face_counts_more_than_what_is_around_it():
     page = draw_page(random_identity(3), 8)
-    places = face_places(torch.from_numpy(page.landmarks).float()[None])
+    places = face_places(torch.from_numpy(page.landmarks).float()[None], 16)
     assert places.shape == (1, 1, 16, 16)
     for x, y in page.landmarks.astype(int) // 8:
         assert places[0, 0, y, x] == FACE_COUNTS
@@ -173,15 +172,45 @@ def test_the_face_counts_more_than_what_is_around_it():
 
 def test_a_person_s_states_are_those_of_the_words_that_describe():
     captions = Captions()
-    text = "a photo of a pale-skinned person with long dark brown hair, beard, thin glasses"
+    text = "a photo of a pale-skinned person with long dark brown hair, green eyes, beard, thin glasses, wide nose"
     pieces = captions.tokenizer.convert_ids_to_tokens(captions.tokenizer(text).input_ids)
     said = [pieces[place] for place in word_places(captions, text)]
-    assert said[:4] == ["e</w>", "al", "ed</w>", "person</w>"]
-    assert said[6:8] == ["brown</w>", "dark</w>"]
-    assert said[9:11] == ["hair</w>", "beard</w>"]
-    assert said[-2:] == ["<|endoftext|>"] * 2
+    assert said[4:10] == ["brown</w>", "dark</w>", "hair</w>", "eyes</w>", "beard</w>", "glasses</w>"]
+    assert said[12] == "nose</w>"
+    assert {said[i] for i in (10, 11, 13, 14, 15)} == {"<|endoftext|>"}
     with pytest.raises(ValueError, match="not a description"):
         word_places(captions, "a photo of a dog")
+
+
+def test_every_description_is_read_and_fits():
+    captions = Captions()
+    for person in range(200):
+        text = f"a black and white photo of {describe_person(random_identity(person))}"
+        assert len(captions.tokenizer(f"{text}, smiling, white turtleneck, garden").input_ids) <= 77
+        assert len(word_places(captions, text)) == 16
+
+
+def test_whitened_latents_are_white_and_show_the_same():
+    torch.manual_seed(2)
+    vae, pixels = load_vae(), torch.rand(6, 3, 128, 128) * 2 - 1
+    with torch.inference_mode():
+        before = vae.encode(pixels).latent_dist.mode()
+        shown = vae.decode(before).sample
+        mean, matrix = moments(before[None])
+        whiten(vae, mean, matrix)
+        after = vae.encode(pixels).latent_dist.mode()
+        torch.testing.assert_close(vae.decode(after).sample, shown, rtol=0, atol=1e-3)
+    rows = after.permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(rows.mean(1), torch.zeros(8), rtol=0, atol=1e-3)
+    torch.testing.assert_close(rows.cov(), torch.eye(8), rtol=0, atol=1e-3)
+
+
+def test_the_clean_latents_are_found_under_the_noise():
+    torch.manual_seed(3)
+    noise, latents = Noise("cpu"), torch.randn(4, 8, 16, 16)
+    noisy, velocity, timesteps = noise.add(latents)
+    torch.testing.assert_close(noise.clean(noisy, velocity, timesteps), latents, rtol=0, atol=1e-5)
+    assert noise.loss(velocity, velocity, timesteps) == 0
 
 
 def test_a_page_repeats_and_its_caption_names_the_place():
