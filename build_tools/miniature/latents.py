@@ -40,7 +40,7 @@ def encode_album(work: Path, people: int, device: str) -> Encoded:
     with first_alone():
         album = make_album(work, people)
         kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
-        stamp = [float(next(model.parameters()).sum()) for model in (vae, recogniser)]
+        stamp = [float(next(model.parameters()).detach().sum()) for model in (vae, recogniser)]
         if kept.get("stamp") != stamp:
             latents = _encode(vae, album.pictures, device)
             kept = {"stamp": stamp, "latents": latents, "moments": moments(latents)}

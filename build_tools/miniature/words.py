@@ -30,7 +30,7 @@ SLOTS = ("skin", "skin", "style", "style", "colour", "colour", "hair", *LOOKS, "
 
 
 def begin_with_words(
-    resampler: nn.Module, encoders: tuple, people: list[str], embeddings: Tensor, steps: int = 2000, batch: int = 64
+    resampler: nn.Module, encoders: tuple, people: list[str], embeddings: Tensor, steps: int = 1500, batch: int = 64
 ) -> float:
     """Train the resampler on embeddings `[people, photos, 512]`; returns the share of the states' variance left."""
     device = str(embeddings.device)
