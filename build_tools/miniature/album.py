@@ -20,8 +20,6 @@ from tqdm import tqdm
 from build_tools.miniature.head import Pose, View
 from build_tools.miniature.painter import Face, draw_person, random_appearance
 from build_tools.miniature.people import WRINKLED, Identity, random_identity
-from build_tools.miniature.people_pictures import align
-from build_tools.miniature.recogniser import INPUT_MEAN, INPUT_STD, Recogniser
 from build_tools.miniature.scenery import SCENERY, draw_scenery
 from build_tools.miniature.styles import apply_style
 
@@ -118,19 +116,6 @@ def _draw_person(person: int, pages: int) -> tuple[npt.NDArray, ...]:
         np.array([page.who + page.scene for page in drawn]),
         np.array(describe_person(identity)),
     )
-
-
-@torch.inference_mode()
-def embed_pages(album: Album, recogniser: Recogniser, jitter: float = 0.6) -> Tensor:
-    """Raw embeddings `[people, pages, 512]` float32; landmarks are off by `jitter` pixels, as a detector's are."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for pictures, marks in zip(album.pictures, album.landmarks, strict=True):
-        found = marks + rng.normal(0, jitter, marks.shape)
-        faces = np.stack([align(*each) for each in zip(pictures, found, strict=True)])
-        pixels = torch.from_numpy(faces).permute(0, 3, 1, 2).float()
-        rows.append(recogniser((pixels - INPUT_MEAN) / INPUT_STD))
-    return torch.stack(rows)
 
 
 def face_places(landmarks: Tensor, side: int) -> Tensor:

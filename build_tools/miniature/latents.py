@@ -1,5 +1,6 @@
 """What the second and third training share: encoded album, captions, noise."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from build_tools.miniature.album import Album, embed_pages, make_album
-from build_tools.miniature.faces import DATA, loaded
+from build_tools.miniature.album import Album, make_album
 from build_tools.miniature.networks import SCHEDULER, SIZE
-from build_tools.miniature.recogniser import Recogniser
 from build_tools.miniature.tokenizer import make_tokenizer
 from build_tools.miniature.trained import load_vae
 from build_tools.miniature.training import first_alone
@@ -23,33 +22,33 @@ NOBODY, EMPTY = "a person", ""
 
 @dataclass
 class Encoded:
-    """The album behind the VAE: `latents` `[people, pages, c, 16, 16]`, white: each channel has mean 0 and standard
-    deviation 1, and none tells of another. `embeddings` `[people, pages, 512]` are the recogniser's, raw."""
+    """The album behind the networks: `latents` `[people, pages, c, 16, 16]`, white: each channel has mean 0 and
+    standard deviation 1, and none tells of another."""
 
     album: Album
     vae: Any
     latents: Tensor
-    embeddings: Tensor
 
 
 def encode_album(work: Path, people: int, device: str) -> Encoded:
     """By the VAE whose checkpoint is in `work`, whitened, else by the one that ships; kept in `work`."""
     vae = load_vae(work / "vae.pt").to(device)
-    recogniser = loaded(Recogniser(), DATA / "recogniser.safetensors")
-    path = work / "latents.pt"
     with first_alone():
         album = make_album(work, people)
-        kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
-        stamp = [float(next(model.parameters()).detach().sum()) for model in (vae, recogniser)]
-        if kept.get("stamp") != stamp:
-            latents = _encode(vae, album.pictures, device)
-            kept = {"stamp": stamp, "latents": latents, "moments": moments(latents)}
-            torch.save(kept | {"embeddings": embed_pages(album, recogniser).clone()}, path)
-            kept = torch.load(path, weights_only=True)
-    mean, matrix = (part.to(device) for part in kept["moments"])
-    whiten(vae, mean, matrix)
-    latents = torch.einsum("cd,npdhw->npchw", matrix.cpu(), kept["latents"].float() - mean.cpu().view(-1, 1, 1))
-    return Encoded(album, vae, latents, kept["embeddings"])
+        kept = keep(work / "latents.pt", (vae,), lambda: (_encode(vae, album.pictures, device),))[0]
+    mean, matrix = moments(kept)
+    whiten(vae, mean.to(device), matrix.to(device))
+    return Encoded(album, vae, torch.einsum("cd,npdhw->npchw", matrix, kept.float() - mean.view(-1, 1, 1)))
+
+
+def keep(path: Path, models: Sequence[nn.Module], make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What `make` gives, or what it gave before with these models."""
+    stamp = [float(next(model.parameters()).detach().sum()) for model in models]
+    kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
+    if kept.get("stamp") != stamp:
+        kept = {"stamp": stamp, "tensors": tuple(part.clone() for part in make())}
+        torch.save(kept, path)
+    return tuple(kept["tensors"])
 
 
 def moments(latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,12 +15,13 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 from torch.nn import functional
 
-from build_tools.miniature.album import face_places
+from build_tools.miniature.album import Album, face_places
+from build_tools.miniature.findings import face_networks, find_faces
 from build_tools.miniature.identity import InstantID
-from build_tools.miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text
+from build_tools.miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, keep
 from build_tools.miniature.likeness import Likeness
 from build_tools.miniature.networks import LATENT_CHANNELS, SCHEDULER, SIZE
-from build_tools.miniature.training import Trainer, grid, join_others, own_share, to_pictures
+from build_tools.miniature.training import Trainer, first_alone, grid, join_others, own_share, to_pictures
 from build_tools.miniature.words import begin_with_words
 from instantid.faces.landmark_picture import draw_landmarks
 
@@ -38,9 +39,8 @@ class Task:
 
     def __init__(self, work: Path, people: int, batch: int, device: str) -> None:
         self.data, self.captions, self.noise = encode_album(work, people, device), Captions(), Noise(device)
-        self.embeddings = self.data.embeddings
+        self.marks, self.embeddings = _found(work, self.data.album)
         self.people = functional.normalize(functional.normalize(self.embeddings, dim=-1).mean(1), dim=-1).to(device)
-        self.marks = torch.from_numpy(self.data.album.landmarks)
         self.model = InstantID(work, float(self.embeddings.std()), device)
         self.likeness = Likeness(self.data.vae, self.noise, device)
         self.batch, self.device = batch, device
@@ -102,6 +102,12 @@ class Task:
         vae, pictures = self.data.vae, self.data.album.pictures[:people]
         painted = to_pictures(vae.decode(latents / vae.config.scaling_factor).sample)
         return grid([pictures[:, 0], pictures[:, 1], painted])
+
+
+def _found(work: Path, album: Album) -> tuple[Tensor, ...]:
+    networks = face_networks()
+    with first_alone():
+        return keep(work / "faces.pt", networks, lambda: find_faces(album, *networks))
 
 
 def main(
