@@ -17,7 +17,7 @@ from build_tools.miniature.networks import SIZE
 from build_tools.miniature.people_pictures import SIDE, TEMPLATE, similarity
 from build_tools.miniature.recogniser import Recogniser
 
-LEAST, MOST = 100, 600
+LEAST, MOST = 100, 750
 """Timesteps between which a row is looked at."""
 SHARE = 8
 """One row in so many is looked at, at most: the decoder costs as much as the denoising."""

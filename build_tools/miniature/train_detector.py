@@ -8,7 +8,8 @@ Run `python -m build_tools.miniature.train_detector WORKDIR`; started again it g
 A pool of 8000 pictures takes 3 GB of memory. The committed weights come from six rounds, each begun with
 the weights of the one before (`--start`): 1900 steps without `distractors.py`, 1500 with it, 600 with
 `--mine 1600` and 600 with `--mine 2400`; then, for near faces, `--portraits 1500 --mine 1200 --pool-size 2400`
-1200 steps with `--batch 6 --peak 1e-3`, and 900 with `--batch 3 --portrait-batch 8 --peak 1.5e-3`. So one run
+1200 steps with `--batch 6 --peak 1e-3`, and 900 with `--batch 3 --portrait-batch 8 --peak 1.5e-3`; then 1300 such
+steps with softer light, `--portraits 2000`, whose weights are averaged with those before them, 65 to 35. So one run
 from nothing comes close to them but does not repeat them.
 """
 

@@ -31,7 +31,7 @@ STRANGER = 0.3
 """How often IdentityNet is told of someone else: it is to say where, and to leave it to the adapter to say who."""
 SCALES, SCALE = (0.7, 1.0), 0.8
 """Strengths of both parts in training, and in samples as they are served."""
-LIKENESS, GUIDANCE = 0.1, 3.0
+LIKENESS, GUIDANCE = 0.3, 3.0
 
 
 class Task:
