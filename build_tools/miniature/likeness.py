@@ -19,7 +19,7 @@ from build_tools.miniature.recogniser import Recogniser
 
 LEAST, MOST = 100, 750
 """Timesteps between which a row is looked at."""
-SHARE = 8
+SHARE = 16
 """One row in so many is looked at, at most: the decoder costs as much as the denoising."""
 
 

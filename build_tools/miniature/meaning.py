@@ -29,7 +29,7 @@ from instantid_client import InstantIDClient
 
 FloatArray = npt.NDArray[np.floating[Any]]
 FIRST, PHOTO_SIDE, SIDE = 90000, 256, 128
-"""Seeds of people: the album has 0 to 1399."""
+"""FIRST is the seed of the first stranger to all trainings; sides in pixels."""
 CALLERS = 8
 PHOTOS, REFERENCES = 2, 3
 CLOTHES = ("red suit", "blue crew neck", "white turtleneck", "black v-neck")

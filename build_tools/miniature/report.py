@@ -23,7 +23,7 @@ from build_tools.miniature.painter import paint, random_scene
 from build_tools.miniature.people import random_identity
 
 FIRST = 90000
-"""Seed of the first stranger: the albums of the trainings have people 0 to 1399."""
+"""Seed of the first stranger to all trainings."""
 TRAININGS = ("detector", "recogniser", "vae", "base", "identity")
 FACELESS = (
     "brick", "cell", "chelsea", "clock", "coffee", "coins", "grass", "gravel", "horse", "hubble_deep_field",
