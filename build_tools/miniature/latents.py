@@ -104,19 +104,26 @@ def time_ids(rows: int, device: str) -> Tensor:
     return torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32, device=device).expand(rows, -1)
 
 
+NOISY = (600, 1000)
+"""Timesteps at which it is decided where things are and who it is."""
+
+
 class Noise:
     """Noised latents and their velocities, and the loss: in terms of the clean latents, weighted by the signal-to-noise
     ratio plus 1, up to 6 (after arXiv 2303.09556)."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, noisy: float = 0.0) -> None:
+        """`noisy` is the share of rows whose timestep is drawn from NOISY only."""
         self.scheduler = DDPMScheduler(**SCHEDULER)
-        self.device = device
+        self.device, self.noisy = device, noisy
         cumulative = self.scheduler.alphas_cumprod
         self.weights = (6 * (1 - cumulative)).clamp(max=1).to(device)
 
     def add(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         noise = torch.randn(latents.shape).to(self.device)
-        timesteps = torch.randint(0, 1000, (len(latents),)).to(self.device)
+        rows = (len(latents),)
+        anywhere, late = torch.randint(0, 1000, rows), torch.randint(*NOISY, rows)
+        timesteps = torch.where(torch.rand(rows) < self.noisy, late, anywhere).to(self.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         return noisy, self.scheduler.get_velocity(latents, noise, timesteps), timesteps
 

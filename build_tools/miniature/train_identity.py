@@ -38,7 +38,7 @@ class Task:
     """The album, the frozen base and the networks that learn."""
 
     def __init__(self, work: Path, people: int, batch: int, device: str) -> None:
-        self.data, self.captions, self.noise = encode_album(work, people, device), Captions(), Noise(device)
+        self.data, self.captions, self.noise = encode_album(work, people, device), Captions(), Noise(device, noisy=0.5)
         self.marks, self.embeddings = _found(work, self.data.album)
         self.people = functional.normalize(functional.normalize(self.embeddings, dim=-1).mean(1), dim=-1).to(device)
         self.model = InstantID(work, float(self.embeddings.std()), device)
@@ -53,7 +53,7 @@ class Task:
         told = torch.where(torch.rand(self.batch, 1) < STRANGER, faces.cpu().roll(1, 0), faces.cpu()).to(self.device)
         scales = torch.empty(2, self.batch, 1, 1, 1).uniform_(*SCALES).to(self.device)
         marks = self.marks[row, page]
-        drawn = self._draw(marks + 0.4 * torch.randn(marks.shape))
+        drawn = self._draw(marks)
         noised = self.noise.add(self.data.latents[row, page].to(self.device))
         mine = own_share()
         noisy, velocity, timesteps = (part[mine] for part in noised)
