@@ -12,7 +12,7 @@ from torch.nn import functional
 from build_tools.miniature import training
 from build_tools.miniature.album import FACE_COUNTS, describe_person, draw_page, face_places
 from build_tools.miniature.faces import DATA
-from build_tools.miniature.latents import Captions, Noise, moments, whiten
+from build_tools.miniature.latents import NOISY, Captions, Noise, keep, moments, whiten
 from build_tools.miniature.likeness import aligned
 from build_tools.miniature.muon import Muon
 from build_tools.miniature.people import random_identity
@@ -211,6 +211,29 @@ def test_the_clean_latents_are_found_under_the_noise():
     noisy, velocity, timesteps = noise.add(latents)
     torch.testing.assert_close(noise.clean(noisy, velocity, timesteps), latents, rtol=0, atol=1e-5)
     assert noise.loss(velocity, velocity, timesteps) == 0
+
+
+def test_noisy_rows_are_where_it_is_decided_what_is_painted():
+    torch.manual_seed(4)
+    timesteps = [Noise("cpu", share).add(torch.zeros(4000, 1, 1, 1))[2] for share in (0.0, 0.5)]
+    plain, noisy = ((part >= NOISY[0]).float().mean() for part in timesteps)
+    assert plain == pytest.approx(0.4, abs=0.03)
+    assert noisy == pytest.approx(0.7, abs=0.03)
+
+
+def test_what_networks_find_is_kept_until_they_change(tmp_path):
+    network, made = nn.Linear(2, 2), []
+
+    def make():
+        made.append(1)
+        return (torch.ones(3),)
+
+    for _ in range(2):
+        assert torch.equal(keep(tmp_path / "kept.pt", [network], make)[0], torch.ones(3))
+    assert len(made) == 1
+    nn.init.constant_(network.weight, 7)
+    keep(tmp_path / "kept.pt", [network], make)
+    assert len(made) == 2
 
 
 def test_a_page_repeats_and_its_caption_names_the_place():
