@@ -203,6 +203,8 @@ def _table(findings: Findings) -> Table:
     for name, pictures in {"second picture": second, **findings.changed}.items():
         row(f"{name}: likeness to further photos", findings.likeness(pictures))
         row(f"{name}: landmarks, eye distances", np.array([p.pose_error for p in pictures]))
+    error = np.mean([picture.pose_error for picture in findings.pictures])
+    table.add_row("both pictures: landmarks, eye distances, mean", f"{error:.3f}")
     table.add_row("places as the prompt says", f"{findings.right_places:.1%}")
     table.add_row("no face found", f"{sum(p.seen is None for p in findings.pictures)} of {len(findings.pictures)}")
     return table

@@ -14,6 +14,10 @@ from build_tools.miniature.identity import InstantID
 from build_tools.miniature.latents import encode_album
 from build_tools.miniature.trained import BASE
 from build_tools.miniature.training import load_averaged, write_float16
+from instantid import contract
+
+ADAPTER, IDENTITYNET = 0.7, 1.1
+"""Strengths of the trained parts at which face and pose were best; they are what the served default stands for."""
 
 
 def main(work: Path, people: int = 3200, output: Path = DATA) -> None:
@@ -23,6 +27,7 @@ def main(work: Path, people: int = 3200, output: Path = DATA) -> None:
     )
     model = InstantID(work, 1.0, "cpu")
     load_averaged(work / "identity.pt", {"identitynet": model.identitynet, "adapter": model.adapter})
+    set_strengths(model)
     networks = (model.unet, *model.encoders, model.identitynet)
     for name, network in zip((*BASE, "identitynet"), networks, strict=True):
         write_float16(network.state_dict(), output / f"{name}.safetensors")
@@ -30,6 +35,17 @@ def main(work: Path, people: int = 3200, output: Path = DATA) -> None:
     flat = {f"{part}.{name}": tensor for part, tensors in published.items() for name, tensor in tensors.items()}
     write_float16(flat, output / "adapter.safetensors")
     typer.echo(f"{sum(path.stat().st_size for path in output.glob('*.safetensors')) / 1e6:.1f} MB in {output.name}/")
+
+
+@torch.no_grad()
+def set_strengths(model: InstantID) -> None:
+    """Change the weights so that the served defaults act as ADAPTER and IDENTITYNET did in training; both parts are
+    linear in these layers."""
+    for layer in model.adapter.values:
+        layer.weight *= ADAPTER / contract.IP_ADAPTER_SCALE.default
+    for layer in (*model.identitynet.controlnet_down_blocks, model.identitynet.controlnet_mid_block):
+        for value in layer.parameters():
+            value *= IDENTITYNET / contract.CONTROLNET_CONDITIONING_SCALE.default
 
 
 if __name__ == "__main__":
