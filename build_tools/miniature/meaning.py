@@ -98,9 +98,11 @@ class Findings:
         return float(np.mean([self.judge.place(painted.picture) == painted.place for painted in self.pictures]))
 
 
-def measure(client: InstantIDClient, judge: Judge, people: int = 20, changed: int = 12, steps: int = 20) -> Findings:
+def measure(
+    client: InstantIDClient, judge: Judge, people: int = 20, changed: int = 12, steps: int = 20, first: int = FIRST
+) -> Findings:
     """Paint `2 * people` pictures, and `changed` in each changed way; all calls at once, as many callers would."""
-    sitters = [_sit(judge, FIRST + i) for i in range(people)]
+    sitters = [_sit(judge, first + i) for i in range(people)]
     studio = Studio(client, judge, sitters, steps)
     plans: dict[str, list[dict[str, Any]]] = {
         "first": [{"person": i} for i in range(people)],
@@ -175,6 +177,7 @@ def main(
     weights: Annotated[Path, typer.Option(help="Folder of the miniature.")] = Path("weights/miniature"),
     people: int = 40,
     steps: int = 20,
+    first: Annotated[int, typer.Option(help="Seed of the first stranger; 90000 and more are strangers.")] = FIRST,
 ) -> None:
     """Print the figures, as 10 %, median and 90 % of each distribution."""
     judge = Judge(weights / "face_analysis.onnx")
@@ -183,7 +186,7 @@ def main(
         EmbeddedServer(project_options(weights, Path(folder))) as server,
         InstantIDClient(server.grpc_url, timeout=600) as client,
     ):
-        findings = measure(client, judge, people, people, steps)
+        findings = measure(client, judge, people, people, steps, first)
     Console().print(_table(findings))
 
 
