@@ -35,7 +35,7 @@ def encode_album(work: Path, people: int, device: str) -> Encoded:
     vae = load_vae(work / "vae.pt").to(device)
     with first_alone():
         album = make_album(work, people)
-        kept = keep(work / "latents.pt", (vae,), lambda: (_encode(vae, album.pictures, device),))[0]
+        kept = keep(work / f"latents-{people}.pt", (vae,), lambda: (_encode(vae, album.pictures, device),))[0]
     mean, matrix = moments(kept)
     whiten(vae, mean.to(device), matrix.to(device))
     return Encoded(album, vae, torch.einsum("cd,npdhw->npchw", matrix, kept.float() - mean.view(-1, 1, 1)))

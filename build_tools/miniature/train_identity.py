@@ -107,13 +107,13 @@ class Task:
 def _found(work: Path, album: Album) -> tuple[Tensor, ...]:
     networks = face_networks()
     with first_alone():
-        return keep(work / "faces.pt", networks, lambda: find_faces(album, *networks))
+        return keep(work / f"faces-{len(album.people)}.pt", networks, lambda: find_faces(album, *networks))
 
 
 def main(
     work: Path,
     steps: int = 10000,
-    batch: int = 24,
+    batch: int = 32,
     rate: float = 6e-4,
     people: int = 3200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

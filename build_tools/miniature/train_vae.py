@@ -88,7 +88,11 @@ def _draw(pictures: np.ndarray, marks: Tensor, batch: int, cropped: bool) -> tup
     near = marks[rows].mean(1) - CROP // 2 + 8 * torch.randn(batch, 2)
     corners[::2] = (near.clamp(0, SIZE - CROP) / 8).round().long()[::2] * 8
     cut = [(slice(None), slice(y, y + CROP), slice(x, x + CROP)) for x, y in corners.tolist()]
-    return (torch.stack([part[i][place] for i, place in enumerate(cut)]) for part in (pixels, places))  # type: ignore[return-value]
+    return _cut(pixels, cut), _cut(places, cut)
+
+
+def _cut(rows: Tensor, places: list[tuple[slice, ...]]) -> Tensor:
+    return torch.stack([row[place] for row, place in zip(rows, places, strict=True)])
 
 
 def _unlike(body: nn.Sequential, shown: Tensor, pixels: Tensor) -> Tensor:
