@@ -182,6 +182,11 @@ def test_a_person_s_states_are_those_of_the_words_that_describe():
         word_places(captions, "a photo of a dog")
 
 
+def test_words_have_the_ids_that_the_text_encoders_learned():
+    ids = Captions().tokenizer("a photo of a tan-skinned person with short red hair, garden").input_ids
+    assert ids == [927, 320, 888, 698, 320, 745, 268, 812, 883, 763, 897, 725, 667, 267, 871, 928]
+
+
 def test_every_description_is_read_and_fits():
     captions = Captions()
     for person in range(200):
