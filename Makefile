@@ -64,7 +64,7 @@ $(VENV)/.dev: $(VENV)/.build
 	$(PIP) --no-deps insightface==2.1
 	@touch $@
 
-weights/miniature/profile.json: $(wildcard build_tools/miniature/data/*) | $(VENV)/.build
+weights/miniature/profile.json: $(wildcard miniature/data/*) | $(VENV)/.build
 	$(BIN)/python -m build_tools weights miniature --output weights/miniature
 
 %/profile.json:

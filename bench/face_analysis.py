@@ -28,9 +28,9 @@ from rich.table import Table
 from build_tools import fullsize_faces
 from build_tools.face_graph import build_face_graph
 from build_tools.face_graph.parity import Differences, Graph, Picture, Reference, on_canvas
-from build_tools.miniature import faces as miniature_faces
-from build_tools.miniature.crowds import draw_crowd
 from instantid.contract import CANVAS
+from miniature import faces as miniature_faces
+from miniature.crowds import draw_crowd
 
 THRESHOLD = 0.5
 FIRST_BIAS = -20.0

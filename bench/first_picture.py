@@ -17,7 +17,7 @@ import typer
 from gpu_jobs import make_job, run_steps
 from gpu_modes import BY_NAME, use
 
-from instantid.diffusion import SdxlDenoiser
+from instantid.models.sdxl import SdxlDenoiser
 from instantid.profile import load_profile
 
 
@@ -57,7 +57,7 @@ def main(
 def _load(weights: Path, device: str, dtype: str) -> dict[str, Any]:
     """The denoiser, and seconds of each network's reading as loading logs them."""
     read: dict[str, float] = {}
-    records = logging.getLogger("instantid.diffusion.network")
+    records = logging.getLogger("instantid.models.sdxl.network")
     records.setLevel(logging.INFO)
     records.addFilter(lambda record: read.update([record.args]) is not None)
     begun = time.perf_counter()

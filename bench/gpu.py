@@ -29,9 +29,9 @@ from gpu_setup import Setup
 from gpu_table import show
 from plain_loop import PlainLoop
 
-from instantid.diffusion import SdxlDenoiser
 from instantid.engine.calibrate import measure_costs
 from instantid.errors import ServiceError
+from instantid.models.sdxl import SdxlDenoiser
 
 PARTS = ("parity", "speed", "pieces", "costs", "cold")
 SPEED_MODES = tuple(BY_NAME)

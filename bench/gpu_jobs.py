@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from instantid.diffusion import Job, SdxlDenoiser, State
+from instantid.models.sdxl import Job, SdxlDenoiser, State
 from instantid.request import GenerationRequest
 
 

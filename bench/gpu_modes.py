@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from instantid.diffusion import SdxlDenoiser
-from instantid.diffusion.state import Rows
+from instantid.models.sdxl import SdxlDenoiser
+from instantid.models.sdxl.state import Rows
 
 Predict = Callable[[Tensor, Tensor, Rows, Tensor | None], Tensor]
 MAX_SHAPES = 64

@@ -16,9 +16,9 @@ from plain_loop import PlainLoop
 from random_full import make_random_full
 from rich.console import Console
 
-from build_tools.miniature.sdxl import write_adapter, write_identitynet, write_sdxl
-from instantid.diffusion import Job, SdxlDenoiser
 from instantid.engine.task import Size
+from instantid.models.sdxl import Job, SdxlDenoiser
+from miniature.sdxl import write_adapter, write_identitynet, write_sdxl
 
 STANDARD = (1024, 30)
 

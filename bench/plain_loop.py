@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from instantid.diffusion import Job
+from instantid.models.sdxl import Job
 
 PARTS: dict[str, Any] = {
     "vae": AutoencoderKL,

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from build_tools.miniature.sdxl import SCHEDULER
-from build_tools.miniature.tokenizer import LENGTH, write_tokenizer
 from instantid.profile import SDXL, Profile
+from miniature.sdxl import SCHEDULER
+from miniature.tokenizer import LENGTH, write_tokenizer
 
 CROSS_DIM, EMBEDDING_SIZE = 2048, 512
 BLOCKS: dict[str, Any] = {
@@ -141,7 +141,7 @@ def resampler_shapes() -> dict[str, tuple[int, ...]]:
 def write_faces(output: Path) -> None:
     """The miniature's trained detector and recogniser, and their fused graph."""
     from build_tools.face_graph import build_face_graph
-    from build_tools.miniature.faces import write_detector, write_recogniser
+    from miniature.faces import write_detector, write_recogniser
 
     faces = output / "face"
     faces.mkdir(exist_ok=True)

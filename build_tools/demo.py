@@ -15,12 +15,12 @@ from skimage import data
 
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
-from build_tools.miniature.album import draw_page
-from build_tools.miniature.people import random_identity
 from build_tools.sheet import draw_sheet
 from build_tools.weights import make_miniature
 from instantid.profile import FILE_NAME
 from instantid_client import GenerationResult, InstantIDClient
+from miniature.album import draw_page
+from miniature.people import random_identity
 
 PROMPTS = ("a photo of a person, blue suit, garden", "a photo of a person, smiling, red crew neck, night")
 DRAWN = {"anna": 90001, "ben": 90013}

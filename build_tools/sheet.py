@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from instantid.faces.landmark_picture import COLOURS, draw_landmarks
 from instantid.faces.placement import place
-from instantid.images import resized_size
+from instantid.photos import resized_size
 from instantid_client import FaceReport, GenerationResult
 
 SIDE, TITLE = 256, 28

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from build_tools.face_graph import build_face_graph
-from build_tools.miniature.faces import write_detector, write_recogniser
-from build_tools.miniature.trained import write_adapter, write_identitynet, write_sdxl
 from build_tools.published.folder import staged, write_record
 from instantid.profile import Profile
+from miniature.faces import write_detector, write_recogniser
+from miniature.trained import write_adapter, write_identitynet, write_sdxl
 
 MINIATURE = Profile(
     name="miniature",

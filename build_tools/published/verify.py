@@ -18,9 +18,9 @@ from build_tools.face_graph import INPUTS, OUTPUTS
 from build_tools.published.folder import changes, read_record
 from build_tools.published.manifest import WeightsError
 from instantid.contract import CANVAS
-from instantid.diffusion import SdxlDenoiser, attention
-from instantid.diffusion.face_tokens import Resampler
-from instantid.diffusion.weights import ADAPTER, adapter_projections
+from instantid.models.sdxl import SdxlDenoiser, attention
+from instantid.models.sdxl.face_tokens import Resampler
+from instantid.models.sdxl.load import ADAPTER, adapter_projections
 from instantid.profile import load_profile
 
 GRAPH = "face_analysis.onnx"

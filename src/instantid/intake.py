@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from instantid import contract, options
 from instantid.contract import Mode
 from instantid.errors import InvalidArgument
-from instantid.images import decode_photo, resize_photo
 from instantid.options import Inputs
+from instantid.photos import decode_photo, resize_photo
 from instantid.profile import Profile
 from instantid.request import GenerationRequest, PhotoSize
 

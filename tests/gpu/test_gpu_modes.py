@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from build_tools.miniature.sdxl import write_adapter, write_identitynet, write_sdxl
-from instantid.diffusion import Job, SdxlDenoiser
+from instantid.models.sdxl import Job, SdxlDenoiser
 from instantid.request import GenerationRequest
+from miniature.sdxl import write_adapter, write_identitynet, write_sdxl
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 PATH = Path(__file__).parents[2] / "bench" / "gpu_modes.py"

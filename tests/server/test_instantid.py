@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data
 
 from instantid import contract
-from instantid.images import read_metadata
+from instantid.photos import read_metadata
 
 from .conftest import encoded
 

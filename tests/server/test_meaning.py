@@ -1,14 +1,14 @@
 """What the pictures mean, on the running server: before which place, whose face, in which pose.
 
-Strangers to all trainings. `python -m build_tools.miniature.meaning` prints the distributions that the thresholds come
+Strangers to all trainings. `python -m miniature.meaning` prints the distributions that the thresholds come
 from (docs/miniature.md).
 """
 
 import numpy as np
 import pytest
 
-from build_tools.miniature.judge import Judge, auc
-from build_tools.miniature.meaning import measure
+from miniature.judge import Judge, auc
+from miniature.meaning import measure
 
 PEOPLE, CHANGED = 20, 10
 

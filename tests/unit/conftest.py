@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from build_tools.miniature.sdxl import write_adapter, write_identitynet, write_sdxl
+from miniature.sdxl import write_adapter, write_identitynet, write_sdxl
 
 
 @pytest.fixture(scope="session", autouse=True)

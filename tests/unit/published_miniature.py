@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from build_tools.miniature.faces import write_detector, write_recogniser
 from build_tools.published.manifest import MANIFEST, PublishedFile, Source, load_manifest
+from miniature.faces import write_detector, write_recogniser
 
 from .hub import REVISION
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from instantid.diffusion import SdxlDenoiser
+from instantid.models.sdxl import SdxlDenoiser
 
 from .test_diffusion import make_job, relative, run
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from build_tools.weights import MINIATURE
-from instantid.diffusion import SdxlDenoiser, free_bytes, kept_bytes
-from instantid.diffusion.memory import device_errors
 from instantid.engine.calibrate import kept_costs, measure_costs
 from instantid.errors import Overloaded
+from instantid.models.sdxl import SdxlDenoiser, free_bytes, kept_bytes
+from instantid.models.sdxl.memory import device_errors
 from instantid.serving.calibration import fingerprint, make_job, plan_costs, plan_rows
 from instantid.settings import Settings
 

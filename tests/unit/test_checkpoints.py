@@ -8,9 +8,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from build_tools.miniature.sdxl import write_sdxl
-from instantid.diffusion import SdxlDenoiser
-from instantid.diffusion.checkpoint import SINGLE_FILE_PARTS
+from instantid.models.sdxl import SdxlDenoiser
+from instantid.models.sdxl.checkpoint import SINGLE_FILE_PARTS
+from miniature.sdxl import write_sdxl
 
 from .original_layout import original_layout
 from .test_diffusion import make_job, relative, run

@@ -9,14 +9,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from build_tools.miniature import sdxl
 from build_tools.weights import MINIATURE
-from instantid.diffusion import SdxlDenoiser
-from instantid.diffusion.compiled import difference, example, fingerprint, load_step, note_of
+from instantid.models.sdxl import SdxlDenoiser
+from instantid.models.sdxl.compiled import difference, example, fingerprint, load_step, note_of
 from instantid.serving import calibration, compiling
 from instantid.serving.calibration import make_job
 from instantid.serving.compiling import CompiledSteps
 from instantid.settings import Settings
+from miniature import sdxl
 
 SIZE, ROWS = (64, 64), 2
 SHAPE = torch.Size((ROWS, 4, 8, 8))

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from build_tools.convert import convert_adapter
-from build_tools.miniature.sdxl import SCHEDULER
 from instantid import contract
-from instantid.diffusion import Job, SdxlDenoiser, count_steps
-from instantid.diffusion.denoiser import to_uint8
-from instantid.diffusion.schedules import Schedule, control_window
 from instantid.errors import EngineFailure
+from instantid.models.sdxl import Job, SdxlDenoiser, count_steps
+from instantid.models.sdxl.model import to_uint8
+from instantid.models.sdxl.schedules import Schedule, control_window
 from instantid.request import GenerationRequest
+from miniature.sdxl import SCHEDULER
 
 from .reference import SCHEDULERS, Reference, plain_resampler
 

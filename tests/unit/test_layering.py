@@ -14,13 +14,13 @@ ALLOWED = {
     "profile": set(),
     "request": {"contract"},
     "settings": set(),
-    "images": {"contract", "errors"},
+    "photos": {"contract", "errors"},
     "options": EDGE,
-    "intake": EDGE | {"images", "options"},
+    "intake": EDGE | {"photos", "options"},
     "faces": EDGE | {"faces"},
-    "diffusion": EDGE | {"diffusion"},
+    "models": EDGE | {"models"},
     "engine": {"errors", "engine"},
-    "serving": EDGE | {"settings", "images", "intake", "faces", "diffusion", "engine", "serving"},
+    "serving": EDGE | {"settings", "photos", "intake", "faces", "models", "engine", "serving"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "cv2", "PIL", "onnxruntime"}
 

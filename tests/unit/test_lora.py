@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from instantid import contract
-from instantid.diffusion import SdxlDenoiser
-from instantid.diffusion.lora import _read
+from instantid.models.sdxl import SdxlDenoiser
+from instantid.models.sdxl.lora import _read
 from instantid.settings import Settings
 
 from .original_layout import _unet_name
@@ -189,7 +189,7 @@ def test_several_files_add_up_and_paint_otherwise(diffusion_weights, pristine, f
 def test_the_sum_is_rounded_once_and_what_that_takes_is_told(
     diffusion_weights, pristine, factors, style, dtype, level, caplog
 ):
-    caplog.set_level(logging.INFO, "instantid.diffusion.lora")
+    caplog.set_level(logging.INFO, "instantid.models.sdxl.lora")
     fused = SdxlDenoiser.load(diffusion_weights, CPU, dtype, loras=[(style, 0.2)])
     lost = effect = 0.0
     for part, layer, expected in by_formula(pristine, factors, dict.fromkeys(factors, ALPHA / RANK), 0.2):

@@ -16,15 +16,15 @@ from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from insightface.model_zoo.scrfd import SCRFD
 from PIL import Image
 
-from build_tools.miniature.album import draw_page
-from build_tools.miniature.backgrounds import BACKGROUNDS, random_background
-from build_tools.miniature.faces import write_detector, write_recogniser
-from build_tools.miniature.findings import face_networks, find_landmarks
-from build_tools.miniature.head import View
-from build_tools.miniature.painter import draw_person, paint, random_appearance, random_scene
-from build_tools.miniature.people import random_identity
-from build_tools.miniature.report import GROUP, group_photo
-from build_tools.miniature.styles import STYLES
+from miniature.album import draw_page
+from miniature.backgrounds import BACKGROUNDS, random_background
+from miniature.faces import write_detector, write_recogniser
+from miniature.findings import face_networks, find_landmarks
+from miniature.head import View
+from miniature.painter import draw_person, paint, random_appearance, random_scene
+from miniature.people import random_identity
+from miniature.report import GROUP, group_photo
+from miniature.styles import STYLES
 
 ImageArray = npt.NDArray[np.uint8]
 ASTRONAUT_BOX = np.array((181.0, 78.0, 271.0, 179.0))

@@ -9,18 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from build_tools.miniature import training
-from build_tools.miniature.album import FACE_COUNTS, describe_person, draw_page, face_places
-from build_tools.miniature.faces import DATA
-from build_tools.miniature.latents import NOISY, Captions, Noise, keep, moments, whiten
-from build_tools.miniature.likeness import aligned
-from build_tools.miniature.muon import Muon
-from build_tools.miniature.people import random_identity
-from build_tools.miniature.people_pictures import align
-from build_tools.miniature.scenery import SCENERY, draw_scenery
-from build_tools.miniature.trained import load_vae
-from build_tools.miniature.training import Trainer, load_averaged
-from build_tools.miniature.words import word_places
+from miniature import training
+from miniature.album import FACE_COUNTS, describe_person, draw_page, face_places
+from miniature.faces import DATA
+from miniature.latents import NOISY, Captions, Noise, keep, moments, whiten
+from miniature.likeness import aligned
+from miniature.muon import Muon
+from miniature.people import random_identity
+from miniature.people_pictures import align
+from miniature.scenery import SCENERY, draw_scenery
+from miniature.trained import load_vae
+from miniature.training import Trainer, load_averaged
+from miniature.words import word_places
 
 
 def trainer(folder, steps):
@@ -64,7 +64,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from build_tools.miniature.training import Trainer, join_others, own_share
+from miniature.training import Trainer, join_others, own_share
 
 torch.set_num_threads(1)
 torch.manual_seed(5)

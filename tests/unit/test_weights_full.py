@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from build_tools.__main__ import app
-from build_tools.miniature.sdxl import TEXT_WIDTHS
 from build_tools.published import cli
 from build_tools.published.manifest import MANIFEST, load_manifest
 from build_tools.published.transfer import Hub
 from build_tools.published.verify import verify
-from instantid.diffusion import SdxlDenoiser
+from instantid.models.sdxl import SdxlDenoiser
 from instantid.profile import SDXL, load_profile
+from miniature.sdxl import TEXT_WIDTHS
 
 from .hub import REVISION, LoopbackHub
 from .published_miniature import published_files, write_manifest

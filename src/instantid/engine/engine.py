@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
+from instantid.engine.admission import Room
 from instantid.engine.observer import Load, Observer
 from instantid.engine.policy import Policy
-from instantid.engine.room import Room
 from instantid.engine.task import Denoiser, Task
 from instantid.errors import Cancelled, DeviceFailure, EngineFailure, ServiceError
 

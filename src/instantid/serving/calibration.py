@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from instantid import contract
-from instantid.diffusion import Job, SdxlDenoiser, free_bytes, kept_bytes
 from instantid.engine import CostTable
 from instantid.engine.calibrate import kept_costs, measure_costs
 from instantid.engine.task import Size
+from instantid.models.sdxl import Job, SdxlDenoiser, free_bytes, kept_bytes
 from instantid.profile import Profile
 from instantid.request import GenerationRequest
 from instantid.settings import Settings

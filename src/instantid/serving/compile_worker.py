@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from instantid.diffusion import SdxlDenoiser
-from instantid.diffusion.compiled import compile_step, fingerprint, note_of
+from instantid.models.sdxl import SdxlDenoiser
+from instantid.models.sdxl.compiled import compile_step, fingerprint, note_of
 from instantid.serving.calibration import make_job
 from instantid.settings import Settings
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import torch
 
-from instantid.diffusion import SdxlDenoiser, free_bytes
-from instantid.diffusion.compiled import fingerprint, load_step, note_of
 from instantid.engine.task import Size
+from instantid.models.sdxl import SdxlDenoiser, free_bytes
+from instantid.models.sdxl.compiled import fingerprint, load_step, note_of
 from instantid.profile import Profile
 from instantid.serving.calibration import make_job, planned_sizes
 from instantid.settings import Settings

@@ -10,9 +10,9 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from instantid import contract
-from instantid.diffusion import Job, SdxlDenoiser, count_steps
 from instantid.engine import UNNAMED, Answer, CostTable, Engine, Policy, Room, Task
-from instantid.images import encode_picture
+from instantid.models.sdxl import Job, SdxlDenoiser, count_steps
+from instantid.photos import encode_picture
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
 from instantid.serving.calibration import plan_costs, plan_rows

@@ -1,0 +1,90 @@
+"""The miniature detector and recogniser as ONNX files of the published files' form."""
+
+import warnings
+from pathlib import Path
+from typing import TypeVar
+
+import onnx
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from miniature.detector import WIDTHS, Detector, PublishedForm
+from miniature.recogniser import EMBEDDING, Recogniser
+
+DATA = Path(__file__).parent / "data"
+_OPSET = 17
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def write_detector(path: Path, weights: Path = DATA / "detector.safetensors") -> None:
+    """Write the detector in the form of `scrfd_10g_bnkps.onnx`.
+
+    Input `input.1` float32 `[1, 3, H, W]`, RGB, `(x - 127.5) / 128`, H and W multiples of 32. Nine outputs, each
+    kind for strides 8, 16, 32: scores `[anchors, 1]` in [0, 1], then distances `[anchors, 4]` to left, top, right
+    and bottom, then landmark offsets `[anchors, 10]`, both in strides from the anchor's centre.
+    """
+    names = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in (8, 16, 32)]
+    rows = {name: {0: f"anchors_{name.split('_')[1]}"} for name in names}
+    model = PublishedForm(loaded(Detector(), weights))
+    _export(model, torch.zeros(1, 3, 128, 128), path, names, {"input.1": {2: "height", 3: "width"}, **rows})
+    _fix_widths(path, WIDTHS)
+
+
+def write_recogniser(path: Path, weights: Path = DATA / "recogniser.safetensors") -> None:
+    """Write the recogniser in ArcFace's form.
+
+    Input `input.1` float32 `[n, 3, 112, 112]`, RGB, `(x - 127.5) / 127.5`; output `embedding` `[n, 512]`, raw.
+    """
+    model = loaded(Recogniser(), weights)
+    axes = {"input.1": {0: "batch"}, "embedding": {0: "batch"}}
+    _export(model, torch.zeros(1, 3, 112, 112), path, ["embedding"], axes)
+    _fix_widths(path, (EMBEDDING,))
+
+
+def loaded(model: Model, weights: Path) -> Model:
+    """The model in evaluation mode with these float16 weights as float32, BatchNorm folded into convolutions."""
+    state = {name: value.float() for name, value in load_file(weights).items()}
+    missing = [name for name in model.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name]
+    if missing:
+        raise ValueError(f"{weights.name} lacks {missing[:3]}")
+    return fold_norms(model.eval())
+
+
+def fold_norms(model: Model) -> Model:
+    """Fold each BatchNorm behind a layer in a `Sequential` into that layer; changes and returns the model."""
+    for module in model.modules():
+        if isinstance(module, nn.Sequential):
+            for index in range(len(module) - 1):
+                layer, norm = module[index], module[index + 1]
+                if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[index], module[index + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
+                elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+                    module[index], module[index + 1] = fuse_linear_bn_eval(layer, norm), nn.Identity()
+    return model
+
+
+def _fix_widths(path: Path, widths: tuple[int, ...]) -> None:
+    """Say in the file how wide each output is, which the exporter leaves open behind a reshape."""
+    model = onnx.load(path)
+    for output, width in zip(model.graph.output, widths, strict=True):
+        output.type.tensor_type.shape.dim[1].dim_value = width
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _export(model: nn.Module, example: Tensor, path: Path, outputs: list[str], axes: dict[str, dict[int, str]]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.onnx.export(
+            model.eval(),
+            (example,),
+            str(path),
+            input_names=["input.1"],
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=_OPSET,
+            dynamo=False,
+        )

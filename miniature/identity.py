@@ -1,0 +1,106 @@
+"""IdentityNet and adapter around the miniature's frozen base, as InstantID is trained (arXiv 2401.07519)."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from instantid.models.sdxl import attention
+from instantid.models.sdxl.attention import FaceAttention, KeysValues
+from instantid.models.sdxl.face_tokens import Resampler
+from miniature.latents import time_ids
+from miniature.networks import make_identitynet, resampler_tensors
+from miniature.trained import load_base
+
+
+class Adapter(nn.Module):
+    """The file `ip-adapter.bin` as a module: the resampler, and a key and a value layer for each cross attention."""
+
+    def __init__(self, layers: list[Any], scale: float) -> None:
+        super().__init__()
+        self.image_proj = Resampler(resampler_tensors(scale))
+        self.keys = nn.ModuleList(_copied(layer.to_k) for layer in layers)
+        self.values = nn.ModuleList(_copied(layer.to_v) for layer in layers)
+        self.heads = [layer.heads for layer in layers]
+
+    def published(self) -> dict[str, dict[str, Tensor]]:
+        """What `ip-adapter.bin` holds."""
+        pairs = zip(self.keys, self.values, strict=True)
+        return {
+            "image_proj": self.image_proj.state_dict(),
+            "ip_adapter": {
+                f"{2 * i + 1}.to_{kind}_ip.weight": layer.weight.detach()
+                for i, pair in enumerate(pairs)
+                for kind, layer in zip("kv", pair, strict=True)
+            },
+        }
+
+
+def _copied(layer: Any) -> nn.Linear:
+    made = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    made.load_state_dict(layer.state_dict())
+    return made
+
+
+class InstantID:
+    """Base and identity parts together, as the serving code joins them. The base is the one whose checkpoint is in
+    `work`, else the one that ships; `scale` is the usual size of one number of an embedding."""
+
+    def __init__(self, work: Path, scale: float, device: str) -> None:
+        self.device = device
+        self.unet, self.encoders = load_base(work / "base.pt")
+        self.identitynet = make_identitynet().to(device)
+        _start_from(self.identitynet, self.unet)
+        for module in (self.unet, *self.encoders):
+            module.to(device).requires_grad_(False)
+        self.layers = attention.install(self.unet)
+        self.identity_layers = attention.install(self.identitynet)
+        self.adapter = Adapter(self.layers, scale).to(device)
+
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: tuple[Tensor, Tensor],
+        faces: tuple[Tensor, Tensor],
+        landmarks: Tensor,
+        scales: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """`faces` are embeddings for the adapter and for IdentityNet, `scales` `[n, 1, 1, 1]` are `ip_adapter_scale`
+        and `controlnet_conditioning_scale`."""
+        tokens, pooled = text
+        added = {"text_embeds": pooled, "time_ids": time_ids(len(latents), self.device)}
+        face_tokens, told = (self.adapter.image_proj(face) for face in faces)
+        down, middle = self.identitynet(
+            latents,
+            timesteps,
+            told,
+            controlnet_cond=landmarks,
+            added_cond_kwargs=added,
+            cross_attention_kwargs={"context": _project(told, self.identity_layers)},
+            return_dict=False,
+        )
+        adapter = self.adapter
+        face = attention.project(face_tokens, list(adapter.keys), list(adapter.values), adapter.heads)
+        predicted: Tensor = self.unet(
+            latents,
+            timesteps,
+            tokens,
+            added_cond_kwargs=added,
+            cross_attention_kwargs={"context": _project(tokens, self.layers), "face": FaceAttention(scales[0], face)},
+            down_block_additional_residuals=[scales[1] * each for each in down],
+            mid_block_additional_residual=scales[1] * middle,
+        ).sample
+        return predicted
+
+
+def _project(tokens: Tensor, layers: list[Any]) -> KeysValues:
+    return attention.project(
+        tokens, [layer.to_k for layer in layers], [layer.to_v for layer in layers], [layer.heads for layer in layers]
+    )
+
+
+def _start_from(identitynet: Any, unet: Any) -> None:
+    """IdentityNet begins as a copy of the UNet's encoder; its output convolutions begin at zero."""
+    for part in ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block"):
+        getattr(identitynet, part).load_state_dict(getattr(unet, part).state_dict())

@@ -1,0 +1,140 @@
+"""What the second and third training share: encoded album, captions, noise."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from miniature.album import Album, make_album
+from miniature.networks import SCHEDULER, SIZE
+from miniature.tokenizer import make_tokenizer
+from miniature.trained import load_vae
+from miniature.training import first_alone
+
+NOBODY, EMPTY = "a person", ""
+
+
+@dataclass
+class Encoded:
+    """The album behind the networks: `latents` `[people, pages, c, 16, 16]`, white: each channel has mean 0 and
+    standard deviation 1, and none tells of another."""
+
+    album: Album
+    vae: Any
+    latents: Tensor
+
+
+def encode_album(work: Path, people: int, device: str) -> Encoded:
+    """By the VAE whose checkpoint is in `work`, whitened, else by the one that ships; kept in `work`."""
+    vae = load_vae(work / "vae.pt").to(device)
+    with first_alone():
+        album = make_album(work, people)
+        kept = keep(work / f"latents-{people}.pt", (vae,), lambda: (_encode(vae, album.pictures, device),))[0]
+    mean, matrix = moments(kept)
+    whiten(vae, mean.to(device), matrix.to(device))
+    return Encoded(album, vae, torch.einsum("cd,npdhw->npchw", matrix, kept.float() - mean.view(-1, 1, 1)))
+
+
+def keep(path: Path, models: Sequence[nn.Module], make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What `make` gives, or what it gave before with these models."""
+    stamp = [float(next(model.parameters()).detach().sum()) for model in models]
+    kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
+    if kept.get("stamp") != stamp:
+        kept = {"stamp": stamp, "tensors": tuple(part.clone() for part in make())}
+        torch.save(kept, path)
+    return tuple(kept["tensors"])
+
+
+def moments(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean `[c]` of the channels and the matrix `[c, c]` that makes them white with the least change."""
+    rows = latents.float().flatten(0, 1).permute(0, 2, 3, 1).flatten(0, 2)
+    values, vectors = torch.linalg.eigh(rows.T.cov().double())
+    return rows.mean(0), ((vectors * values.rsqrt()) @ vectors.T).float()
+
+
+@torch.no_grad()
+def whiten(vae: Any, mean: Tensor, matrix: Tensor) -> None:
+    """Change the VAE's two 1x1 convolutions at its latents so that these are `matrix @ (latent - mean)`.
+
+    Their spread, which encoding does not use here, stays as it is in number.
+    """
+    into, back, channels = vae.quant_conv, vae.post_quant_conv, len(mean)
+    into.weight[:channels] = torch.einsum("cd,dehw->cehw", matrix, into.weight[:channels])
+    into.bias[:channels] = matrix @ (into.bias[:channels] - mean)
+    back.bias += back.weight[:, :, 0, 0] @ mean
+    back.weight.copy_(torch.einsum("cdhw,de->cehw", back.weight, matrix.inverse()))
+    vae.register_to_config(scaling_factor=1.0)
+
+
+@torch.inference_mode()
+def _encode(vae: Any, pictures: np.ndarray, device: str) -> Tensor:
+    rows = []
+    for pages in tqdm(pictures, "encoding", mininterval=5):
+        pixels = torch.from_numpy(pages).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.autocast(device, torch.bfloat16):
+            rows.append(vae.encode(pixels).latent_dist.mode().half().cpu())
+    return torch.stack(rows)
+
+
+class Captions:
+    """Token ids of captions, `[n, 77]`."""
+
+    def __init__(self) -> None:
+        self.tokenizer = make_tokenizer()
+
+    def __call__(self, texts: list[str], device: str) -> Tensor:
+        options = {"padding": "max_length", "max_length": 77, "truncation": True, "return_tensors": "pt"}
+        ids: Tensor = self.tokenizer(texts, **options).input_ids
+        return ids.to(device)
+
+
+def encode_text(encoders: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """SDXL's encoding: the penultimate states side by side, and the second encoder's pooled output."""
+    outputs = [encoder(ids, output_hidden_states=True) for encoder in encoders]
+    return torch.cat([output.hidden_states[-2] for output in outputs], -1), outputs[-1].text_embeds
+
+
+def time_ids(rows: int, device: str) -> Tensor:
+    return torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32, device=device).expand(rows, -1)
+
+
+NOISY = (600, 1000)
+"""Timesteps at which it is decided where things are and who it is."""
+
+
+class Noise:
+    """Noised latents and their velocities, and the loss: in terms of the clean latents, weighted by the signal-to-noise
+    ratio plus 1, up to 6 (after arXiv 2303.09556)."""
+
+    def __init__(self, device: str, noisy: float = 0.0) -> None:
+        """`noisy` is the share of rows whose timestep is drawn from NOISY only."""
+        self.scheduler = DDPMScheduler(**SCHEDULER)
+        self.device, self.noisy = device, noisy
+        cumulative = self.scheduler.alphas_cumprod
+        self.weights = (6 * (1 - cumulative)).clamp(max=1).to(device)
+
+    def add(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        noise = torch.randn(latents.shape).to(self.device)
+        rows = (len(latents),)
+        anywhere, late = torch.randint(0, 1000, rows), torch.randint(*NOISY, rows)
+        timesteps = torch.where(torch.rand(rows) < self.noisy, late, anywhere).to(self.device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        return noisy, self.scheduler.get_velocity(latents, noise, timesteps), timesteps
+
+    def clean(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+        """The latents under the noise."""
+        kept = self.scheduler.alphas_cumprod.to(self.device)[timesteps].view(-1, 1, 1, 1)
+        return kept.sqrt() * noisy - (1 - kept).sqrt() * velocity
+
+    def loss(self, predicted: Tensor, velocity: Tensor, timesteps: Tensor, places: Tensor | None = None) -> Tensor:
+        """`places` `[n, 1, h, w]` says how much each place counts; all the same where it is not given."""
+        wrong = (predicted.float() - velocity).square()
+        if places is not None:
+            wrong = wrong * places
+        return (self.weights[timesteps] * wrong.mean((1, 2, 3))).mean()

@@ -1,0 +1,217 @@
+"""Does the miniature do InstantID's job? Measured on a running server, on people that no training has seen.
+
+`python -m miniature.meaning` serves the miniature, paints, and prints each figure with its distribution.
+"""
+
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from build_tools.embedded.serve import project_options
+from build_tools.embedded.server import EmbeddedServer
+from instantid_client import InstantIDClient
+from miniature.album import Page, draw_page
+from miniature.judge import ImageArray, Judge, Seen, auc
+from miniature.people import random_identity
+from miniature.scenery import SCENERY
+
+FloatArray = npt.NDArray[np.floating[Any]]
+FIRST, PHOTO_SIDE, SIDE = 90000, 256, 128
+"""FIRST is the seed of the first stranger to all trainings; sides in pixels."""
+CALLERS = 8
+PHOTOS, REFERENCES = 2, 3
+CLOTHES = ("red suit", "blue crew neck", "white turtleneck", "black v-neck")
+
+
+@dataclass(frozen=True)
+class Sitter:
+    """A stranger's photos to send, and further ones that say who it is."""
+
+    photos: Sequence[Page]
+    reference: FloatArray
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A picture, what was asked for (landmarks as the server found them in the pose photo), and the face in it."""
+
+    picture: ImageArray
+    place: str
+    landmarks: FloatArray
+    seen: Seen | None
+
+    @property
+    def embedding(self) -> FloatArray:
+        return self.seen.embedding if self.seen else np.zeros(512, np.float32)
+
+    @property
+    def pose_error(self) -> float:
+        """Mean distance of the landmarks from where the pose photo has them, in eye distances; 1 without a face."""
+        if self.seen is None:
+            return 1.0
+        eyes = np.linalg.norm(self.landmarks[0] - self.landmarks[1])
+        return float(np.linalg.norm(self.seen.landmarks - self.landmarks, axis=-1).mean() / eyes)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Pictures of each stranger: twice in other scenes, poses and seeds; and in one changed way each."""
+
+    sitters: Sequence[Sitter]
+    pairs: Sequence[tuple[Painted, Painted]]
+    changed: Mapping[str, Sequence[Painted]]
+    judge: Judge
+
+    @cached_property
+    def cosines(self) -> tuple[FloatArray, FloatArray]:
+        """Of two pictures of one person, and of pictures of two people."""
+        return _cosines([pair[0] for pair in self.pairs], [pair[1] for pair in self.pairs])
+
+    def cosines_changed(self, name: str) -> tuple[FloatArray, FloatArray]:
+        """The same with one picture of each two painted in the changed way."""
+        chosen = self.changed[name]
+        return _cosines([pair[0] for pair in self.pairs[: len(chosen)]], chosen)
+
+    def likeness(self, pictures: Sequence[Painted]) -> FloatArray:
+        """Cosine of each picture with the stranger's further photos."""
+        sitters = self.sitters[: len(pictures)]
+        return np.array([p.embedding @ s.reference for p, s in zip(pictures, sitters, strict=True)])
+
+    @property
+    def pictures(self) -> list[Painted]:
+        return [picture for pair in self.pairs for picture in pair]
+
+    @property
+    def right_places(self) -> float:
+        return float(np.mean([self.judge.place(painted.picture) == painted.place for painted in self.pictures]))
+
+
+def measure(
+    client: InstantIDClient, judge: Judge, people: int = 20, changed: int = 12, steps: int = 20, first: int = FIRST
+) -> Findings:
+    """Paint `2 * people` pictures, and `changed` in each changed way; all calls at once, as many callers would."""
+    sitters = [_sit(judge, first + i) for i in range(people)]
+    studio = Studio(client, judge, sitters, steps)
+    plans: dict[str, list[dict[str, Any]]] = {
+        "first": [{"person": i} for i in range(people)],
+        "second": [{"person": i, "take": 1} for i in range(people)],
+        "ip_adapter_scale 0": [{"person": i, "take": 1, "ip_adapter_scale": 0.0} for i in range(changed)],
+        "no face": [
+            {"person": i, "take": 1, "ip_adapter_scale": 0.0, "controlnet_conditioning_scale": 0.0}
+            for i in range(changed)
+        ],
+        "controlnet_conditioning_scale 0": [
+            {"person": i, "take": 1, "controlnet_conditioning_scale": 0.0} for i in range(changed)
+        ],
+        "another seed": [{"person": i, "take": 1, "seed": 5000 + i} for i in range(changed)],
+        "another photo": [{"person": i, "take": 1, "photos": (1,)} for i in range(changed)],
+        "both photos": [{"person": i, "take": 1, "photos": (0, 1)} for i in range(changed)],
+    }
+    with ThreadPoolExecutor(CALLERS) as pool:
+        waiting = {name: [pool.submit(studio.paint, **plan) for plan in each] for name, each in plans.items()}
+        painted = {name: [future.result() for future in futures] for name, futures in waiting.items()}
+    pairs = list(zip(painted.pop("first"), painted.pop("second"), strict=True))
+    return Findings(sitters, pairs, painted, judge)
+
+
+@dataclass(frozen=True)
+class Studio:
+    client: InstantIDClient
+    judge: Judge
+    sitters: Sequence[Sitter]
+    steps: int
+
+    def paint(
+        self, person: int, take: int = 0, photos: tuple[int, ...] = (0,), seed: int | None = None, **options: Any
+    ) -> Painted:
+        """A stranger in the scene and pose of a take; the pose is that of another stranger's photo."""
+        place = SCENERY[(person + 3 * take) % len(SCENERY)]
+        posed = self.sitters[(person + 1 + take) % len(self.sitters)].photos[take]
+        result = self.client.generate(
+            [_png(self.sitters[person].photos[i].picture) for i in photos],
+            f"a photo of a person, {CLOTHES[(person + take) % len(CLOTHES)]}, {place}",
+            pose_photo=_png(posed.picture),
+            width=SIDE,
+            height=SIDE,
+            num_inference_steps=self.steps,
+            seed=100 * take + person if seed is None else seed,
+            **options,
+        )
+        picture = np.asarray(Image.open(io.BytesIO(result.images[0])).convert("RGB"))
+        asked = np.array(result.face.landmarks) * SIDE / PHOTO_SIDE
+        return Painted(picture, place, asked, self.judge.look(picture))
+
+
+def _sit(judge: Judge, person: int) -> Sitter:
+    identity = random_identity(person)
+    pages = [draw_page(identity, 10 * person + i, PHOTO_SIDE, style="photo") for i in range(PHOTOS + REFERENCES)]
+    seen = [judge.look(page.picture) for page in pages[PHOTOS:]]
+    mean = np.mean([face.embedding for face in seen if face], axis=0)
+    return Sitter(pages[:PHOTOS], mean / np.linalg.norm(mean))
+
+
+def _png(picture: ImageArray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _cosines(one: Sequence[Painted], other: Sequence[Painted]) -> tuple[FloatArray, FloatArray]:
+    table = np.stack([p.embedding for p in one]) @ np.stack([p.embedding for p in other]).T
+    return table.diagonal(), table[~np.eye(len(table), dtype=bool)]
+
+
+def main(
+    weights: Annotated[Path, typer.Option(help="Folder of the miniature.")] = Path("weights/miniature"),
+    people: int = 40,
+    steps: int = 20,
+    first: Annotated[int, typer.Option(help="Seed of the first stranger; 90000 and more are strangers.")] = FIRST,
+) -> None:
+    """Print the figures, as 10 %, median and 90 % of each distribution."""
+    judge = Judge(weights / "face_analysis.onnx")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServer(project_options(weights, Path(folder))) as server,
+        InstantIDClient(server.grpc_url, timeout=600) as client,
+    ):
+        findings = measure(client, judge, people, people, steps, first)
+    Console().print(_table(findings))
+
+
+def _table(findings: Findings) -> Table:
+    table = Table("what", "figure", "10 %", "median", "90 %", box=None)
+
+    def row(name: str, values: FloatArray, figure: str = "") -> None:
+        table.add_row(name, figure, *(f"{value:.3f}" for value in np.quantile(values, (0.1, 0.5, 0.9))))
+
+    for name, (same, different) in {
+        "two pictures": findings.cosines,
+        **{name: findings.cosines_changed(name) for name in findings.changed},
+    }.items():
+        row(f"{name}: cosine, one person", same, f"AUC {auc(same, different):.3f}")
+        row(f"{name}: cosine, two people", different)
+    second = [pair[1] for pair in findings.pairs]
+    for name, pictures in {"second picture": second, **findings.changed}.items():
+        row(f"{name}: likeness to further photos", findings.likeness(pictures))
+        row(f"{name}: landmarks, eye distances", np.array([p.pose_error for p in pictures]))
+    error = np.mean([picture.pose_error for picture in findings.pictures])
+    table.add_row("both pictures: landmarks, eye distances, mean", f"{error:.3f}")
+    table.add_row("places as the prompt says", f"{findings.right_places:.1%}")
+    table.add_row("no face found", f"{sum(p.seen is None for p in findings.pictures)} of {len(findings.pictures)}")
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

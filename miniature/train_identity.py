@@ -1,0 +1,138 @@
+"""Train the miniature's IdentityNet and adapter with all else frozen, as InstantID is trained (arXiv 2401.07519).
+
+`python -m miniature.train_identity WORK` needs the checkpoints of the VAE and the base and goes on from its
+own. Captions say nothing of who it is; the embedding comes from another photo of the same person, the landmarks from
+the picture itself. Errors on the face count three times: the rest of the picture the frozen base can paint already.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from diffusers import EulerDiscreteScheduler
+from torch import Tensor
+from torch.nn import functional
+
+from instantid.faces.landmark_picture import draw_landmarks
+from miniature.album import Album, face_places
+from miniature.findings import face_networks, find_faces
+from miniature.identity import InstantID
+from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, keep
+from miniature.likeness import Likeness
+from miniature.networks import LATENT_CHANNELS, SCHEDULER, SIZE
+from miniature.training import Trainer, first_alone, grid, join_others, own_share, to_pictures
+from miniature.words import begin_with_words
+
+TEXT_DROPPED, FACE_DROPPED = (0.0, 0.22), (0.02, 0.24)
+"""Parts of the draws: both are dropped where they overlap, for guidance, which multiplies what is wrong there."""
+STRANGER = 0.3
+"""How often IdentityNet is told of someone else: it is to say where, and to leave it to the adapter to say who."""
+SCALES, SCALE = (0.7, 1.0), 0.8
+"""Strengths of both parts in training, and in samples as they are served."""
+LIKENESS, GUIDANCE = 0.3, 3.0
+
+
+class Task:
+    """The album, the frozen base and the networks that learn."""
+
+    def __init__(self, work: Path, people: int, batch: int, device: str) -> None:
+        self.data, self.captions, self.noise = encode_album(work, people, device), Captions(), Noise(device, noisy=0.5)
+        self.marks, self.embeddings = _found(work, self.data.album)
+        self.people = functional.normalize(functional.normalize(self.embeddings, dim=-1).mean(1), dim=-1).to(device)
+        self.model = InstantID(work, float(self.embeddings.std()), device)
+        self.likeness = Likeness(self.data.vae, self.noise, device)
+        self.batch, self.device = batch, device
+
+    def loss(self, step: int) -> Tensor:
+        people, pages = self.data.latents.shape[:2]
+        row, page, beyond = (torch.randint(size, (self.batch,)) for size in (people, pages, pages - 1))
+        shot = (page + 1 + beyond) % pages
+        texts, faces = self._conditions(row, page, shot)
+        told = torch.where(torch.rand(self.batch, 1) < STRANGER, faces.cpu().roll(1, 0), faces.cpu()).to(self.device)
+        scales = torch.empty(2, self.batch, 1, 1, 1).uniform_(*SCALES).to(self.device)
+        marks = self.marks[row, page]
+        drawn = self._draw(marks)
+        noised = self.noise.add(self.data.latents[row, page].to(self.device))
+        mine = own_share()
+        noisy, velocity, timesteps = (part[mine] for part in noised)
+        with torch.no_grad():
+            text = encode_text(self.model.encoders, self.captions(texts[mine], self.device))
+        with torch.autocast(self.device, torch.bfloat16):
+            predicted = self.model.predict(
+                noisy, timesteps, text, (faces[mine], told[mine]), drawn[mine], (scales[0, mine], scales[1, mine])
+            )
+        places = face_places(marks[mine], SIZE // 8).to(self.device)
+        plain = self.noise.loss(predicted, velocity, timesteps, places)
+        wanted = self.people[row[mine]] * (faces[mine].abs().sum(1, keepdim=True) > 0)
+        return plain + LIKENESS * self.likeness.miss(noisy, predicted, timesteps, marks[mine], wanted)
+
+    def _conditions(self, row: Tensor, page: Tensor, shot: Tensor) -> tuple[list[str], Tensor]:
+        """Captions and embeddings, some of them empty."""
+        chance = torch.rand(len(row))
+        texts_gone, faces_gone = ((low <= chance) & (chance < high) for low, high in (TEXT_DROPPED, FACE_DROPPED))
+        texts = [
+            EMPTY if gone else str(self.data.album.captions[i, j]).format(NOBODY)
+            for i, j, gone in zip(row.tolist(), page.tolist(), texts_gone.tolist(), strict=True)
+        ]
+        return texts, (self.embeddings[row, shot] * ~faces_gone[:, None]).to(self.device)
+
+    def _draw(self, landmarks: Tensor) -> Tensor:
+        """Landmark pictures `[n, 3, 128, 128]` in [0, 1]."""
+        drawn = np.stack([draw_landmarks(points, SIZE, SIZE) for points in landmarks.numpy()])
+        return torch.from_numpy(drawn).to(self.device).permute(0, 3, 1, 2).float() / 255
+
+    @torch.inference_mode()
+    def sheet(self, people: int = 8) -> np.ndarray:
+        """For some people: a photo, another one, and what is painted from that face and those landmarks."""
+        scheduler = EulerDiscreteScheduler(**SCHEDULER)
+        scheduler.set_timesteps(20)
+        noise = torch.randn((people, LATENT_CHANNELS, 16, 16), generator=torch.Generator().manual_seed(0))
+        latents = noise.to(self.device) * scheduler.init_noise_sigma
+        texts = [EMPTY] * people + ["a photo of a person, blue suit, sunset"] * people
+        text = encode_text(self.model.encoders, self.captions(texts, self.device))
+        faces, landmarks = self.embeddings[:people, 0].to(self.device), self._draw(self.marks[:people, 1])
+        faces, landmarks = torch.cat([torch.zeros_like(faces), faces]), torch.cat([landmarks, landmarks])
+        scales = (torch.full((1, 1, 1, 1), SCALE, device=self.device),) * 2
+        for timestep in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
+            away, towards = self.model.predict(scaled, timestep, text, (faces, faces), landmarks, scales).chunk(2)
+            latents = scheduler.step(away + GUIDANCE * (towards - away), timestep, latents).prev_sample
+        vae, pictures = self.data.vae, self.data.album.pictures[:people]
+        painted = to_pictures(vae.decode(latents / vae.config.scaling_factor).sample)
+        return grid([pictures[:, 0], pictures[:, 1], painted])
+
+
+def _found(work: Path, album: Album) -> tuple[Tensor, ...]:
+    networks = face_networks()
+    with first_alone():
+        return keep(work / f"faces-{len(album.people)}.pt", networks, lambda: find_faces(album, *networks))
+
+
+def main(
+    work: Path,
+    steps: int = 10000,
+    batch: int = 32,
+    rate: float = 6e-4,
+    people: int = 3200,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: int = 1,
+) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(2)
+    join_others()
+    task = Task(work, people, batch, device)
+    model = task.model
+    if not (work / "identity.pt").exists():
+        left = begin_with_words(
+            model.adapter.image_proj, model.encoders, task.data.album.people.tolist(), task.embeddings.to(device)
+        )
+        print(f"face tokens begin with {1 - left:.0%} of what captions say")
+    modules = {"identitynet": model.identitynet, "adapter": model.adapter}
+    faster = {"adapter": 3.0}
+    Trainer(work, "identity", modules, task.loss, steps=steps, rate=rate, decay=0.998, faster=faster).run(task.sheet)
+
+
+if __name__ == "__main__":
+    typer.run(main)

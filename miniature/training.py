@@ -1,0 +1,234 @@
+"""What the three trainings of the miniature's diffusion networks share: checkpoints, averages, curves, sheets."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from miniature.muon import Muon, takes
+
+EVERY, SHEET_EVERY = 250, 1000
+
+
+def join_others() -> None:
+    """Under `torchrun`, become one of its processes, which share each batch; the first alone writes to the folder."""
+    if "RANK" in os.environ:
+        distributed.init_process_group("gloo")
+
+
+def first() -> bool:
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process does what is inside before the others do."""
+    if not first():
+        distributed.barrier()
+    yield
+    if first() and distributed.is_initialized():
+        distributed.barrier()
+
+
+def own_share() -> slice:
+    """Which rows of a batch this process learns from. All draw the same batch, so their number changes no draw."""
+    if not distributed.is_initialized():
+        return slice(None)
+    return slice(distributed.get_rank(), None, distributed.get_world_size())
+
+
+class Trainer:
+    """Muon and, for what it is not for, AdamW; warm-up and cosine decay; an exponential average of the weights.
+
+    `modules` are trained; `loss` gives the loss of step number i, with all randomness drawn from torch's CPU generator,
+    so that a training which goes on from its checkpoint, with the same `steps`, is the one that was never interrupted.
+    `faster` multiplies the rate of some modules.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        modules: Mapping[str, nn.Module],
+        loss: Callable[[int], Tensor],
+        *,
+        steps: int,
+        rate: float,
+        decay: float = 0.995,
+        faster: Mapping[str, float] = {},
+    ) -> None:
+        self.path = folder / f"{name}.pt"
+        self.name, self.modules, self.loss = name, modules, loss
+        self.steps, self.step, self.decay = steps, 0, decay
+        self.parameters = {
+            f"{part}.{key}": value
+            for part, module in modules.items()
+            for key, value in module.named_parameters()
+            if value.requires_grad
+        }
+        self.average = {key: value.detach().clone() for key, value in self.parameters.items()}
+        rates = {part: rate * faster.get(part, 1.0) for part in modules}
+        self.optimizers = make_optimizers(modules, rates)
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(each, self._rate) for each in self.optimizers]
+        self.curve: list[tuple[int, float]] = []
+        if self.path.exists():
+            self._load()
+
+    def run(self, sheet: Callable[[], npt.NDArray[np.uint8]]) -> None:
+        """Train to the last step; every EVERY steps a checkpoint and the curve, more seldom a sheet."""
+        total, count = 0.0, 0
+        quiet = not first()
+        with tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=10, disable=quiet) as progress:
+            while self.step < self.steps:
+                total, count = total + self._learn(), count + 1
+                progress.update()
+                if self.step % EVERY == 0 or self.step == self.steps:
+                    self.curve.append((self.step, total / count))
+                    progress.set_postfix(loss=f"{total / count:.4f}")
+                    total, count = 0.0, 0
+                    if quiet:
+                        continue
+                    self._save()
+                    if self.step % SHEET_EVERY == 0 or self.step == self.steps:
+                        with self.averaged():
+                            Image.fromarray(sheet()).save(self.path.with_suffix(".png"))
+
+    def averaged(self) -> "Averaged":
+        """A context in which the modules have their averaged weights."""
+        return Averaged(self)
+
+    def _rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / 200)
+        return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0))))
+
+    def _learn(self) -> float:
+        for value in self.parameters.values():
+            value.grad = None
+        with self._attending():
+            loss = self.loss(self.step)
+            loss.backward()
+        told = self._agree(float(loss.detach()))
+        nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        for part in (*self.optimizers, *self.schedules):
+            part.step()
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        for key, value in self.parameters.items():
+            self.average[key].lerp_(value.detach(), 1 - decay)
+        return told
+
+    def _attending(self) -> AbstractContextManager[None]:
+        """On a CPU, attention in plain steps: the fused one is for long rows and takes three times as long on these."""
+        on_cpu = next(iter(self.parameters.values())).device.type == "cpu"
+        return sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext()
+
+    def _agree(self, loss: float) -> float:
+        """Make the gradients and the loss those of the whole batch."""
+        if not distributed.is_initialized():
+            return loss
+        gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients] + [gradients[0].new_tensor([loss])])
+        distributed.all_reduce(flat)
+        flat /= distributed.get_world_size()
+        for gradient, whole in zip(gradients, flat.split([*map(Tensor.numel, gradients), 1]), strict=False):
+            gradient.copy_(whole.view_as(gradient))
+        return float(flat[-1])
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "average": self.average,
+            "optimizers": [part.state_dict() for part in self.optimizers],
+            "schedules": [part.state_dict() for part in self.schedules],
+            "random": torch.get_rng_state(),
+            "curve": self.curve,
+        }
+        torch.save(state, self.path.with_suffix(".part"))
+        self.path.with_suffix(".part").replace(self.path)
+        self.path.with_suffix(".json").write_text(json.dumps(self.curve))
+
+    def _load(self) -> None:
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for key, value in state["average"].items():
+            self.average[key].copy_(value)
+        self.step, self.curve = state["step"], state["curve"]
+        for part, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            part.load_state_dict(kept)
+        for schedule, kept in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(kept)
+        torch.set_rng_state(state["random"])
+
+
+def make_optimizers(modules: Mapping[str, nn.Module], rates: Mapping[str, float]) -> list[torch.optim.Optimizer]:
+    """Muon for the weights that it is for, AdamW for all others; `rates` are the modules' rates of learning."""
+    matrices: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for part, module in modules.items():
+        taken = takes(module)
+        trained = [value for value in module.parameters() if value.requires_grad]
+        matrices.append({"params": [value for value in trained if value in taken], "lr": rates[part]})
+        others.append({"params": [value for value in trained if value not in taken], "lr": rates[part]})
+    return [Muon(matrices, 1e-3), torch.optim.AdamW(others, weight_decay=1e-3)]
+
+
+def note_loss(path: Path, step: int, loss: float) -> None:
+    """Add a point to the curve in this file; points of a later step, from a training that was cut off, go."""
+    curve = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([point for point in curve if point[0] < step] + [[step, loss]]))
+
+
+class Averaged:
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        for key, value in self.trainer.parameters.items():
+            kept = value.detach().clone()
+            value.data.copy_(self.trainer.average[key])
+            self.trainer.average[key] = kept
+
+
+def load_averaged(path: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Put the averaged weights of a finished (or unfinished) training into modules of the same names."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name])
+        own = {key.removeprefix(f"{name}."): value for key, value in state["average"].items() if key.startswith(name)}
+        module.load_state_dict(own, strict=False)
+
+
+def write_float16(tensors: Mapping[str, Tensor], path: Path, **notes: float) -> None:
+    """As safetensors, with notes in the file's header."""
+    halves = {name: value.half().contiguous() for name, value in tensors.items()}
+    save_file(halves, path, metadata={name: str(value) for name, value in notes.items()})
+
+
+def grid(rows: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Rows of pictures `[n, h, w, 3]` as one picture."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def to_pictures(pixels: Tensor) -> npt.NDArray[np.uint8]:
+    """`[n, 3, h, w]` in [-1, 1] to `[n, h, w, 3]` uint8."""
+    return ((pixels.detach().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,1 @@
+"""Families of models: each answers the calls that the engine makes."""

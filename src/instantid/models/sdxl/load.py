@@ -1,0 +1,129 @@
+"""Loads one set of weights in the published layout: safetensors only, from local files only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel
+from torch import Tensor, nn
+
+from instantid.models.sdxl import attention
+from instantid.models.sdxl.attention import KeysValues
+from instantid.models.sdxl.checkpoint import load_sdxl
+from instantid.models.sdxl.face_tokens import Resampler
+from instantid.models.sdxl.network import load_network, logged, read
+from instantid.models.sdxl.text import TextEncoder
+
+ADAPTER = "adapter/ip-adapter.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Projections:
+    """Key and value layers of every cross attention of one network."""
+
+    keys: Sequence[nn.Module]
+    values: Sequence[nn.Module]
+    heads: Sequence[int]
+
+    def project(self, tokens: Tensor) -> KeysValues:
+        return attention.project(tokens, self.keys, self.values, self.heads)
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """All networks of InstantID on one device; `scheduler_config` is the checkpoint's own, never changed."""
+
+    device: torch.device
+    dtype: torch.dtype
+    unet: Any
+    identitynet: Any
+    landmark_embedding: nn.Module
+    resampler: Resampler
+    text: TextEncoder
+    vae: Any
+    scheduler_config: Mapping[str, Any]
+    unet_text: Projections
+    unet_face: Projections
+    identitynet_face: Projections
+
+    @property
+    def embedding_size(self) -> int:
+        return self.resampler.proj_in.in_features
+
+
+def load_networks(
+    weights: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    checkpoint: Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
+) -> Networks:
+    """Read `sdxl/`, `identitynet/` and `adapter/` of one set, or another SDXL `checkpoint` in place of `sdxl/`.
+
+    Raises FileNotFoundError or ValueError, naming file and tensor.
+    """
+    sdxl = load_sdxl(weights / "sdxl", checkpoint, device, dtype, loras)
+    identitynet = load_network(ControlNetModel, weights / "identitynet", device, dtype)
+    with logged("adapter"):
+        adapter = load_adapter(weights / ADAPTER, device, dtype)
+    unet_layers, identity_layers = attention.install(sdxl.unet), attention.install(identitynet)
+    landmark_embedding = identitynet.controlnet_cond_embedding
+    identitynet.controlnet_cond_embedding = nn.Identity()
+    return Networks(
+        device=device,
+        dtype=dtype,
+        unet=sdxl.unet,
+        identitynet=identitynet,
+        landmark_embedding=landmark_embedding,
+        resampler=Resampler(adapter["image_proj"]).to(device, dtype).eval(),
+        text=sdxl.text,
+        vae=sdxl.vae,
+        scheduler_config=sdxl.scheduler_config,
+        unet_text=_own_projections(unet_layers),
+        unet_face=adapter_projections(adapter["ip_adapter"], unet_layers),
+        identitynet_face=_own_projections(identity_layers),
+    )
+
+
+def load_adapter(path: Path, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
+    """The two parts of the adapter file, `image_proj` (the resampler) and `ip_adapter` (keys and values)."""
+    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, tensor in read(path, device).items():
+        part, _, rest = name.partition(".")
+        if part not in parts:
+            raise ValueError(f"{path}: tensor {name} belongs to neither image_proj nor ip_adapter")
+        parts[part][rest] = tensor.to(dtype)
+    return parts
+
+
+def adapter_projections(tensors: Mapping[str, Tensor], layers: Sequence[Any]) -> Projections:
+    """The adapter's key and value layers: the i-th cross attention has the file's index 2 i + 1.
+
+    Raises ValueError if names or shapes are not those of this UNet.
+    """
+    expected = {
+        f"{2 * i + 1}.to_{kind}_ip.weight": getattr(layer, f"to_{kind}").weight.shape
+        for i, layer in enumerate(layers)
+        for kind in "kv"
+    }
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != expected:
+        wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        raise ValueError(f"{ADAPTER}: ip_adapter.{wrong[0]} and {len(wrong) - 1} more do not fit this UNet")
+    keys, values = ([_linear(tensors[f"{2 * i + 1}.to_{kind}_ip.weight"]) for i in range(len(layers))] for kind in "kv")
+    return Projections(keys, values, [layer.heads for layer in layers])
+
+
+def _own_projections(layers: Sequence[Any]) -> Projections:
+    return Projections(
+        [layer.to_k for layer in layers], [layer.to_v for layer in layers], [layer.heads for layer in layers]
+    )
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    with torch.device("meta"):
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer

@@ -1,0 +1,130 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from instantid import contract
+from instantid.errors import InvalidArgument
+from instantid.photos import decode_photo, encode_picture, read_metadata, resize_photo, resized_size
+
+
+def encode(image, fmt="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((512, 512), (1280, 1280)), ((768, 1024), (960, 1280)), ((1080, 1920), (704, 1280))]
+)
+def test_resized_sizes_of_the_reference(size, expected):
+    assert resized_size(*size)[1] == expected
+
+
+def test_resize_is_two_bilinear_resizes():
+    photo = data.chelsea()
+    image = Image.fromarray(photo)
+    assert image.size == (451, 300)
+    once = image.resize((1280, round(1280 / round(1024 / 300 * 451) * 1024)), Image.Resampling.BILINEAR)
+    assert once.size == (1280, 852)
+    expected = once.resize((1280, 832), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(resize_photo(photo), np.asarray(expected))
+
+
+ORIENTED = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+"""How the stored pixels look for each EXIF orientation, given the upright ones."""
+
+
+@pytest.mark.parametrize("orientation", ORIENTED)
+@pytest.mark.parametrize("fmt", ["PNG", "WEBP"])
+def test_exif_orientation_is_applied(orientation, fmt):
+    upright = data.astronaut()[:96, :64]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(ORIENTED[orientation](upright)))
+    encoded = encode(stored, fmt, exif=exif, **({"lossless": True} if fmt == "WEBP" else {}))
+    np.testing.assert_array_equal(decode_photo(encoded, "photo[0]"), upright)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_flattened_on_white(mode):
+    image = Image.new(mode, (32, 32), (200, 0, 0, 0) if mode == "RGBA" else (0, 0))
+    assert (decode_photo(encode(image), "photo[0]") == 255).all()
+
+
+def test_palette_transparency_is_flattened_on_white():
+    image = Image.new("P", (32, 32), 0)
+    image.putpalette([10, 20, 30])
+    assert (decode_photo(encode(image, transparency=0), "photo[0]") == 255).all()
+
+
+def test_sixteen_bit_grey_is_scaled():
+    image = Image.fromarray(np.full((32, 32), 0x80FF, np.uint16))
+    assert (decode_photo(encode(image), "photo[0]") == 0x80).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "P"])
+def test_other_modes_become_rgb(mode):
+    image = Image.fromarray(data.astronaut()).convert(mode)
+    photo = decode_photo(encode(image, "JPEG" if mode == "CMYK" else "PNG"), "photo[0]")
+    assert photo.shape == (512, 512, 3)
+    assert photo.dtype == np.uint8
+
+
+def bomb(width, height):
+    """A PNG whose header claims a size that its few bytes cannot hold."""
+    import struct
+    import zlib
+
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + encode(Image.new("RGB", (8, 8)))[33:]
+
+
+BAD = {
+    "empty": (b"", "empty"),
+    "text": (b"hello" * 9, "not a readable image"),
+    "gif": (encode(Image.new("RGB", (64, 64)), "GIF"), "must be JPEG, PNG or WEBP"),
+    "cut": (encode(Image.fromarray(data.astronaut()))[:9000], "damaged PNG"),
+    "cut jpeg": (encode(Image.fromarray(data.astronaut()), "JPEG")[:9000], "damaged JPEG"),
+    "bytes": (b"\xff" * (contract.MAX_PHOTO_BYTES + 1), f"at most {contract.MAX_PHOTO_BYTES} bytes"),
+    "pixels": (bomb(8001, 8000), f"8001x8000 pixels; must be at most {contract.MAX_PHOTO_PIXELS}"),
+    "bomb": (bomb(60000, 60000), "not a readable image|60000x60000"),
+    "small": (encode(Image.new("RGB", (15, 64))), "15x64 pixels; must be at least 16"),
+    "thin": (encode(Image.new("RGB", (16, 129))), "at most 8 times"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_photos_are_named_with_the_bound(name):
+    encoded, message = BAD[name]
+    with pytest.raises(InvalidArgument, match=message) as caught:
+        decode_photo(encoded, "photo[2]")
+    assert str(caught.value).startswith("photo[2]: ")
+
+
+@pytest.mark.parametrize("fmt", ["png", "jpeg", "webp"])
+def test_pictures_are_encoded_in_the_format_asked_for(fmt):
+    picture = data.astronaut()[:128, :192]
+    encoded = encode_picture(picture, fmt, 95, {"prompt": "ein Mädchen", "seed": 3})
+    image = Image.open(io.BytesIO(encoded))
+    assert image.format == fmt.upper()
+    assert np.abs(np.asarray(image).astype(int) - picture).mean() < (0.01 if fmt == "png" else 8)
+    if fmt != "jpeg":
+        assert read_metadata(encoded) == {"prompt": "ein Mädchen", "seed": 3}
+
+
+def test_quality_changes_the_size():
+    picture = data.astronaut()
+    assert len(encode_picture(picture, "jpeg", 20, None)) < len(encode_picture(picture, "jpeg", 95, None)) / 2
