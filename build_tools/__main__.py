@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from build_tools.compile import compile_command
 from build_tools.embedded.serve import serve_command
 from build_tools.published.cli import convert_command, download_command, full_command, verify_command
 
@@ -13,6 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 weights = typer.Typer(no_args_is_help=True, help="Make one set of weights in its own folder, or prove it whole.")
 app.add_typer(weights, name="weights")
 app.command("serve")(serve_command)
+app.command("compile")(compile_command)
 weights.command("full")(full_command)
 weights.command("download")(download_command)
 weights.command("convert")(convert_command)

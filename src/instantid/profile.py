@@ -17,6 +17,8 @@ class Profile:
     max_side: int
     max_area: int
     licences: tuple[str, ...] = ()
+    lora: str = ""
+    timestep_spacing: str | None = None
 
     def save(self, folder: Path) -> None:
         (folder / FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")

@@ -26,20 +26,21 @@ class GenerationRequest:
     """
 
     prompt: str
-    negative_prompt: str
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-    ip_adapter_scale: float
-    controlnet_conditioning_scale: float
-    control_guidance_start: float
-    control_guidance_end: float
-    scheduler: str
-    num_images_per_prompt: int
-    seed: int
-    output_format: str
-    output_quality: int
+    negative_prompt: str = ""
+    width: int = 1024
+    height: int = 1024
+    num_inference_steps: int = 30
+    guidance_scale: float = 5.0
+    ip_adapter_scale: float = 0.8
+    controlnet_conditioning_scale: float = 0.8
+    control_guidance_start: float = 0.0
+    control_guidance_end: float = 1.0
+    scheduler: str = "euler"
+    num_images_per_prompt: int = 1
+    seed: int = 0
+    output_format: str = "png"
+    output_quality: int = 95
+    pictures: tuple[str, ...] = ("landmarks",)
     photos: tuple[PhotoSize, ...] = ()
     has_pose_photo: bool = False
     request_id: str = ""
