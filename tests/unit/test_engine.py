@@ -524,7 +524,7 @@ def test_a_batch_too_large_for_the_memory_is_never_formed_again():
     heard = bench.finish()
     assert set(heard.values()) == {f"r{i} 10" for i in range(6)}
     assert [size for size in tried if size > 2] == [6, 5, 4, 3]
-    assert [2] * 7 == [size for size in tried if size == 2][:7]
+    assert [size for size in tried if size == 2][:7] == [2] * 7
     assert bench.policy.costs.max_rows("step", SMALL) == 2
     assert bench.policy.costs.max_rows("step", Group(SMALL.area + 1)) == 8
 
