@@ -4,11 +4,13 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from instantid.engine.task import Task
 
 log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 5.0
 
 
 class Load(NamedTuple):
@@ -19,45 +21,30 @@ class Load(NamedTuple):
     backlog: float
 
 
-class Queued(NamedTuple):
-    """A request was admitted and waits."""
-
-    task: Task
-    load: Load
+EventName = Literal["queued", "started", "worked", "ended"]
 
 
-class Started(NamedTuple):
-    """A request was given its state; its first unit of work comes next."""
+class Event(NamedTuple):
+    """One thing that happened to these tasks, and the load after it.
 
-    task: Task
-    load: Load
+    "worked" is one unit of `kind` with so many `rows`, `seconds` of the device; "ended" has the `outcome`, a result or
+    an exception, `seconds` after the arrival.
+    """
 
-
-class Worked(NamedTuple):
-    """One unit of work of a batch is done and took so many seconds of the device."""
-
-    kind: str
-    rows: int
+    name: EventName
     tasks: Sequence[Task]
-    seconds: float
     load: Load
+    seconds: float = 0.0
+    kind: str = ""
+    rows: int = 0
+    outcome: Any = None
 
 
-class Ended(NamedTuple):
-    """A request was answered, with a result or an exception, `seconds` after it arrived."""
-
-    task: Task
-    outcome: Any
-    seconds: float
-    load: Load
-
-
-Event = Queued | Started | Worked | Ended
 Listener = Callable[[Event], None]
 
 
 class InlineDelivery:
-    """Calls the listeners in the thread that tells; an exception is logged and costs nothing else."""
+    """Calls the listeners on the thread that tells; an exception of theirs is logged and costs nothing else."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self.listeners = listeners
@@ -70,19 +57,16 @@ class InlineDelivery:
                 log.exception("a listener failed")
 
     def close(self) -> None:
-        """Return once all that was told has been delivered."""
+        """Return once everything told so far has been delivered."""
 
 
 class Delivery(InlineDelivery):
-    """Calls the listeners on one thread of its own, in the order of the events.
-
-    One thread for all: a Triton metric that two threads touch at once crashes the server (seen on 2.51.0).
-    """
+    """Calls the listeners on one thread of its own, in order: two threads in Triton's metrics crash the server."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         super().__init__(listeners)
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._deliver, name="events", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
 
     def tell(self, event: Event) -> None:
@@ -90,8 +74,8 @@ class Delivery(InlineDelivery):
 
     def close(self) -> None:
         self._events.put(None)
-        self._thread.join()
+        self._thread.join(DRAIN_SECONDS)
 
-    def _deliver(self) -> None:
-        while (event := self._events.get()) is not None:
+    def _run(self) -> None:
+        while event := self._events.get():
             super().tell(event)

@@ -26,7 +26,7 @@ class Phase(NamedTuple):
 
     kind: str
     rows: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,10 @@ class Plan:
     group: Group
     phases: tuple[Phase, ...]
     bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not any(phase.count for phase in self.phases):
+            raise ValueError("a plan needs at least one unit of work")
 
     @property
     def rows(self) -> int:
@@ -71,7 +75,7 @@ class State(Protocol):
 
 
 class Model(Protocol):
-    """What does the work. Each call may raise a ServiceError whose text is for the caller; DeviceFailure ends the engine.
+    """What does the work. A call may raise a ServiceError, whose text is for the caller; DeviceFailure ends the engine.
 
     `work` launches one unit for a batch and returns without waiting for the device. If it raises, no state has
     advanced: the engine then runs each request of the batch alone. `example` gives started states to measure with.
