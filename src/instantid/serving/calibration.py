@@ -81,23 +81,7 @@ def fingerprint(denoiser: SdxlDenoiser) -> str:
 def make_job(size: Size) -> Job:
     """A request of one row."""
     height, width = size
-    request = GenerationRequest(
-        prompt="a portrait",
-        negative_prompt="",
-        width=width,
-        height=height,
-        num_inference_steps=30,
-        guidance_scale=1.0,
-        ip_adapter_scale=contract.IP_ADAPTER_SCALE.default or 0.0,
-        controlnet_conditioning_scale=contract.CONTROLNET_CONDITIONING_SCALE.default or 0.0,
-        control_guidance_start=0.0,
-        control_guidance_end=1.0,
-        scheduler=contract.DEFAULT_SCHEDULER,
-        num_images_per_prompt=1,
-        seed=0,
-        output_format=contract.DEFAULT_OUTPUT_FORMAT,
-        output_quality=int(contract.OUTPUT_QUALITY.default or 95),
-    )
+    request = GenerationRequest(prompt="a portrait", width=width, height=height, guidance_scale=1.0)
     embedding = np.ones(contract.EMBEDDING_SIZE, np.float32)
     return Job(request, embedding, np.zeros((height, width, 3), np.uint8))
 

@@ -10,9 +10,9 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from instantid import contract
+from instantid.answer import encoder, finish
 from instantid.engine import UNNAMED, Answer, CostTable, Engine, Policy, Room, Task
 from instantid.models.sdxl import Job, SdxlDenoiser, count_steps
-from instantid.photos import encode_picture
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
 from instantid.serving.calibration import plan_costs, plan_rows
@@ -42,7 +42,8 @@ class DenoiserModel:
         denoiser = SdxlDenoiser.load(
             self.settings.weights, device, dtype, self.settings.checkpoint, self.settings.lora, self.settings.few_steps
         )
-        profile = load_profile(self.settings.weights)
+        self._profile = profile = load_profile(self.settings.weights, self.settings.few_steps)
+        self._finishers = [encoder(self.settings.png_level, self.settings.embed_metadata)]
         self._compiled = CompiledSteps(denoiser, profile, self.settings) if self.settings.compile != "off" else None
         costs = plan_costs(denoiser, profile, self.settings)
         reserved = self._compiled.reserved if self._compiled else 0.0
@@ -106,17 +107,16 @@ class DenoiserModel:
 
     def _read(self, request: Any, answer: Answer) -> Task:
         tensors: dict[str, Any] = read_inputs(request, self.model)
-        wanted = GenerationRequest.from_json(tensors[contract.REQUEST.name].item())
-        embedding = tensors[contract.EMBEDDING.name][0]
+        wanted = GenerationRequest.from_json(tensors[contract.REQUEST.name].item(), self._profile)
         return Task(
-            job=Job(wanted, embedding, tensors[contract.LANDMARK_PICTURE.name][0]),
+            job=Job(wanted, tensors[contract.EMBEDDINGS.name][0][0], tensors[contract.PICTURES.name][0][-1]),
             size=(wanted.height, wanted.width),
             rows=wanted.num_images_per_prompt * (2 if wanted.guidance else 1),
             steps=count_steps(wanted.scheduler, wanted.num_inference_steps),
             answer=answer,
             pictures=wanted.num_images_per_prompt,
             request_id=wanted.request_id,
-            tenant=UNNAMED if wanted.tenant == contract.DEFAULT_TENANT else wanted.tenant,
+            tenant=UNNAMED if wanted.tenant == contract.TENANT.default else wanted.tenant,
             priority_level=wanted.priority_level,
             deadline=wanted.deadline,
             is_cancelled=request.is_cancelled,
@@ -137,20 +137,13 @@ class DenoiserModel:
     def _encode(self, job: Job, pictures: Sequence[Any]) -> Any:
         """Runs on the engine's encoding threads."""
         wanted = job.request
-        images = [
-            encode_picture(
-                picture,
-                wanted.output_format,
-                wanted.output_quality,
-                wanted.public(seed) if self.settings.embed_metadata else None,
-            )
-            for picture, seed in zip(pictures, wanted.seeds, strict=True)
-        ]
+        images, reports = finish(pictures, wanted, self._finishers)
         return make_response(
             self.model,
             {
                 contract.IMAGE: [images],
                 contract.SEEDS: [wanted.seeds],
+                contract.REPORT: [reports],
                 contract.REQUEST_ID: [[wanted.request_id.encode()]],
             },
         )

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instantid.contract import MODES
 from instantid.errors import EngineFailure
 from instantid.models.sdxl.attention import FaceAttention
 from instantid.models.sdxl.load import Networks, load_networks
@@ -18,6 +17,7 @@ from instantid.models.sdxl.memory import device_errors
 from instantid.models.sdxl.schedules import Schedule, control_window
 from instantid.models.sdxl.state import Job, Rows, State
 from instantid.models.sdxl.text import TextEmbedding, time_ids
+from instantid.profile import FEW_STEPS
 from instantid.request import GenerationRequest
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,13 @@ class SdxlDenoiser:
         """Load one set of weights; UNet, IdentityNet, adapter and text encoders in `dtype`.
 
         `checkpoint`, a diffusers folder or a single safetensors file, takes the place of the set's own SDXL. `loras`,
-        files and their weights, are fused into it, and so is the set's own LoRA of a mode of `contract.MODES`. Raises
+        files and their weights, are fused into it, and so is the own LoRA of a few-step mode. Raises
         FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
         """
         if few_steps != "none":
             loras = [(weights / "lora" / f"{few_steps}.safetensors", 1.0), *loras]
         networks = load_networks(weights, device, dtype, checkpoint, loras)
-        if spacing := MODES[few_steps].timestep_spacing:
+        if spacing := FEW_STEPS[few_steps].get("timestep_spacing"):
             changed = {**networks.scheduler_config, "timestep_spacing": spacing}
             networks = replace(networks, scheduler_config=changed)
         return cls(networks)
