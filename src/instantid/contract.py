@@ -156,7 +156,7 @@ CONTROLNET_CONDITIONING_SCALE = Number(
 NUM_IMAGES_PER_PROMPT = Number(
     "num_images_per_prompt", "INT32", 1, 1, 4, "Number of pictures; picture i is made from `seed` + i."
 )
-SCHEDULER = Choice("scheduler", SCHEDULERS[0], SCHEDULERS, "How the noise is removed.")
+SCHEDULER = Choice("scheduler", SCHEDULERS[0], SCHEDULERS, "Solver of the denoising steps.")
 
 OPTIONS: tuple[Option, ...] = (
     PHOTO,
@@ -172,7 +172,7 @@ OPTIONS: tuple[Option, ...] = (
     Number("control_guidance_start", "FP32", 0.0, 0.0, 1.0, "Share of the steps after which IdentityNet begins."),
     Number("control_guidance_end", "FP32", 1.0, 0.0, 1.0, "Share of the steps after which IdentityNet ends."),
     NUM_IMAGES_PER_PROMPT,
-    Number("seed", "INT64", None, 0, 2**53 - 1, "Seed of the first picture's noise."),
+    Number("seed", "INT64", None, 0, 2**53 - 1, "Seed of the first picture's noise; drawn at random if left out."),
     Number("output_quality", "INT32", 95, 1, 100, "Quality of JPEG and WebP files."),
     SCHEDULER,
     Choice("output_format", OUTPUT_FORMATS[0], OUTPUT_FORMATS, "File format of the pictures."),
@@ -197,7 +197,7 @@ SEEDS = Tensor("seeds", "INT64", (-1,), help="the seed of each picture")
 """Not `seed`: inputs and outputs of an ensemble share one namespace, and an input has that name."""
 FACE = Tensor("face", "BYTES", help="JSON: box, landmarks and score of the face, in pixels of the photo sent")
 REPORT = Tensor("report", "BYTES", (-1,), help="JSON for each picture: how it was made")
-REQUEST_ID = Tensor("request_id", "BYTES", help="the request's id")
+REQUEST_ID = Tensor("request_id", "BYTES", help="the id that the caller gave the request")
 
 REQUEST = Tensor("request", "BYTES")
 IMAGES = Tensor("images", "UINT8", (-1, CANVAS, CANVAS, 3))
