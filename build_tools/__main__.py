@@ -1,4 +1,4 @@
-"""`python -m build_tools <verb>`: weights, face graph, embedded server, demo."""
+"""`python -m build_tools <verb>`: weights, face graph, configurations, embedded server, demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +45,18 @@ def face_graph(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     build_face_graph(detector, recogniser, output)
+
+
+@app.command()
+def configs(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a file would change.")] = False,
+) -> None:
+    """Write what repeats the contract: config.pbtxt files, the request's fields, the client's copy, tables in pages."""
+    from build_tools.configs import write_configs
+
+    for path in (stale := write_configs(check=check)):
+        typer.echo(path)
+    raise typer.Exit(int(check and bool(stale)))
 
 
 @app.command()
