@@ -81,7 +81,8 @@ class Model(Protocol):
     advanced: the engine then runs each request of the batch alone. `example` gives started states to measure with.
     """
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str: ...
 
     def plan(self, request: Any) -> Plan: ...
 

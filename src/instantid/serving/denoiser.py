@@ -10,7 +10,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from instantid import contract
-from instantid.answer import finish, make_finishers
+from instantid.answer import encoder, finish
 from instantid.engine import UNNAMED, Admission, Answer, CostTable, Engine, Policy, Task
 from instantid.models.measure import memory_budget, plan_costs
 from instantid.models.sdxl import RequestTensors
@@ -21,7 +21,7 @@ from instantid.serving.heartbeat import Heartbeat, Watch, end_server, server_fol
 from instantid.serving.metrics import EngineMetrics
 from instantid.serving.model import set_up
 from instantid.serving.siblings import Siblings
-from instantid.serving.tensors import error_response, make_response, read_inputs, read_request_id
+from instantid.serving.tensors import error_response, make_response, read_id, read_inputs
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +32,20 @@ CANCELLATION_SECONDS = 0.02
 class DenoiserModel:
     """One process and one engine per instance. Default (unary) mode: each request is answered by its sender."""
 
-    model = contract.DENOISER
+    signature = contract.DENOISER
     make_policy: Callable[..., Policy] = Policy
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        self.settings = set_up(self.model, args)
+        self.settings = set_up(self.signature, args)
         torch.set_num_threads(self.settings.cpu_threads)
         name, self.device = args["model_instance_name"], choose_device(args)
         profile = load_profile(self.settings.weights, self.settings.few_steps)
-        self.network = load_model(self.settings, self.device, profile)
-        prepare(self.network, profile, self.settings)
-        costs = plan_costs(self.network, profile, self.settings)
-        self._finishers = make_finishers(self.settings)
-        self.engine = self._make_engine(name, costs, memory_budget(self.network, profile, self.settings, costs))
+        self.model = load_model(self.settings, self.device, profile)
+        prepare(self.model, profile, self.settings)
+        costs = plan_costs(self.model, profile, self.settings)
+        self._profile = profile
+        self._finishers = [encoder(self.settings.png_level, self.settings.embed_metadata)]
+        self.engine = self._make_engine(name, costs, memory_budget(self.model, profile, self.settings, costs))
         beats, backlogs = server_folders(os.getppid())
         self._siblings = Siblings(backlogs, name)
         self._closed = threading.Event()
@@ -60,9 +61,8 @@ class DenoiserModel:
     def _make_engine(self, name: str, costs: CostTable, max_bytes: float) -> Engine:
         rows = self.settings.max_rows
         admission = Admission(rows, max_bytes, max(int(rows * self.settings.tenant_share), 2))
-        metrics = EngineMetrics(name, lambda: self.network.networks.text.encode.cache_info()[:2])
-        policy = self.make_policy(costs, admission.tenant_rows)
-        return Engine(self.network, policy, admission, self._finish, listeners=[metrics, self._publish])
+        metrics = EngineMetrics(name, lambda: self.model.networks.text.encode.cache_info()[:2])
+        return Engine(self.model, self.make_policy(costs), admission, self._finish, listeners=[metrics, self._publish])
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Returns once the engine has room again and no sibling has less to do; later requests wait in Triton.
@@ -111,39 +111,40 @@ class DenoiserModel:
         return self._threads[0].is_alive() and self.engine.lateness < self.settings.step_timeout
 
     def _task(self, request: Any) -> Task | None:
-        request_id = read_request_id(request)
-        answer = self._make_answer(request.get_response_sender(), request_id)
+        request_id = ""
+        answer = self._make_answer(request.get_response_sender(), lambda: request_id)
         try:
+            request_id = read_id(request)
             return self._read(request, answer)
         except Exception as error:  # noqa: BLE001 - answered, and only for this request
             answer.give(error)
             return None
 
     def _read(self, request: Any, answer: Answer) -> Task:
-        tensors: dict[str, Any] = read_inputs(request, self.model)
-        resolved = GenerationRequest.from_json(tensors[contract.REQUEST.name].item())
+        tensors: dict[str, Any] = read_inputs(request, self.signature)
+        resolved = GenerationRequest.from_json(tensors[contract.REQUEST.name].item(), self._profile)
         pictures = tensors[contract.PICTURES.name][0]
         return Task(
             request=resolved,
             given=RequestTensors(tensors[contract.EMBEDDINGS.name][0], pictures),
-            plan=self.network.plan(resolved),
+            plan=self.model.plan(resolved),
             answer=answer,
             request_id=resolved.request_id,
-            tenant=UNNAMED if resolved.tenant == contract.DEFAULT_TENANT else resolved.tenant,
+            tenant=UNNAMED if resolved.tenant == contract.TENANT.default else resolved.tenant,
             priority_level=resolved.priority_level,
             deadline=resolved.deadline,
             is_cancelled=request.is_cancelled,
         )
 
-    def _make_answer(self, sender: Any, request_id: str) -> Answer:
+    def _make_answer(self, sender: Any, request_id: Callable[[], str]) -> Answer:
         def send(response: Any) -> None:
             sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
         def answer(outcome: Any) -> None:
             try:
-                send(error_response(outcome, request_id) if isinstance(outcome, Exception) else outcome)
+                send(error_response(outcome, request_id()) if isinstance(outcome, Exception) else outcome)
             except Exception as error:  # noqa: BLE001 - a response that cannot be sent must still end the call
-                send(error_response(error, request_id))
+                send(error_response(error, request_id()))
 
         return Answer(answer)
 
@@ -152,7 +153,7 @@ class DenoiserModel:
         state: Any = task.state
         images, reports = finish([picture.numpy() for picture in state.pictures], task.request, self._finishers)
         return make_response(
-            self.model,
+            self.signature,
             {
                 contract.IMAGE: [images],
                 contract.SEEDS: [task.request.seeds],

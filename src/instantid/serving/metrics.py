@@ -5,7 +5,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from instantid.engine import Ended, Load, Worked
+from instantid.engine import Event, Load
 from instantid.errors import ServiceError
 
 OUTCOMES = ("OK", "INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL")
@@ -40,15 +40,15 @@ class EngineMetrics:
             "request_seconds", "Seconds from the engine's door to the answer", "HISTOGRAM", buckets=REQUEST_SECONDS
         )
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         self._loaded(event.load)
-        if isinstance(event, Worked) and event.kind == "step":
+        if event.name == "worked" and event.kind == "step":
             self._rows.increment(event.rows)
             self._step_seconds.observe(event.seconds)
-        elif isinstance(event, Ended):
+        elif event.name == "ended":
             self._ended(event)
 
-    def _ended(self, event: Ended) -> None:
+    def _ended(self, event: Event) -> None:
         status = event.outcome.status if isinstance(event.outcome, ServiceError) else "OK"
         self._outcomes[status].increment(1)
         self._request_seconds.observe(event.seconds)

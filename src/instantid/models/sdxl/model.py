@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import diffusers
 import numpy as np
@@ -28,7 +29,7 @@ from instantid.models.unit import LaunchedUnit
 from instantid.profile import Profile
 from instantid.request import GenerationRequest
 
-LANDMARKS = "landmarks"
+LANDMARKS: Final = "landmarks"
 """Role of the landmark picture in `request.pictures`."""
 SMALL_TENSOR = 64
 
