@@ -15,12 +15,11 @@ from instantid.models.sdxl import Job, SdxlDenoiser, count_steps
 from instantid.photos import encode_picture
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
+from instantid.serving.board import Board, server_folder
 from instantid.serving.calibration import plan_costs, plan_rows
 from instantid.serving.compiling import CompiledSteps
-from instantid.serving.heartbeat import Heartbeat, Watch, end_server, server_folders
 from instantid.serving.metrics import EngineMetrics
 from instantid.serving.model import set_up
-from instantid.serving.siblings import Siblings
 from instantid.serving.tensors import error_response, make_response, read_inputs
 from instantid.settings import Settings
 
@@ -37,7 +36,6 @@ class DenoiserModel:
         self.settings = set_up(self.model, args)
         torch.set_num_threads(self.settings.cpu_threads)
         name, device = args["model_instance_name"], choose_device(args)
-        beats, backlogs = server_folders(os.getppid())
         dtype = choose_dtype(self.settings, device)
         denoiser = SdxlDenoiser.load(
             self.settings.weights, device, dtype, self.settings.checkpoint, self.settings.lora, self.settings.few_steps
@@ -47,19 +45,19 @@ class DenoiserModel:
         costs = plan_costs(denoiser, profile, self.settings)
         reserved = self._compiled.reserved if self._compiled else 0.0
         rows = plan_rows(denoiser, profile, self.settings, costs, reserved)
-        self._siblings = Siblings(backlogs, name)
-        metrics = EngineMetrics(name, lambda: denoiser.networks.text.encode.cache_info()[:2], self._siblings.publish)
+        self._board = Board(server_folder(os.getppid()), name, lambda: self.engine.load.backlog)
+        encode = denoiser.networks.text.encode
+        metrics = EngineMetrics(name, lambda: encode.cache_info()[:2], lambda backlog: self._board.refresh())
         room = Room(rows, max(int(rows * self.settings.tenant_share), 2))
         self.engine = Engine(denoiser, self.make_policy(costs), self._encode, room, observer=metrics)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        self._heartbeat = Heartbeat(beats, name, self._is_alive)
-        self._watch = Watch(beats, end_server)
+        self._board.start(self._is_alive)
         if self._compiled:
             self._compiled.start()
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Returns once the engine has room again and no sibling has less to do; later requests wait in Triton.
+        """Returns once the engine has room again and it is this instance's turn; later requests wait in Triton.
 
         Never raises: after an answer was sent, an exception from here kills the whole server (seen on 2.51.0). A
         request that gets lost is answered by its Answer.
@@ -68,21 +66,19 @@ class DenoiserModel:
             self._take([task for task in map(self._task, requests) if task is not None])
         except Exception:
             log.exception("requests were lost")
+        self._board.wait_turn()
 
     def _take(self, tasks: Sequence[Task]) -> None:
         self.engine.offer(tasks)
-        self._siblings.publish(self.engine.load.backlog)
+        self._board.take()
         self.engine.wait_until_started(tasks)
-        self._siblings.wait_turn(lambda: self.engine.load.backlog)
 
     def finalize(self) -> None:
         if self._compiled:
             self._compiled.close()
-        self._watch.close()
-        self._heartbeat.close()
+        self._board.close()
         self.engine.close()
         self._thread.join(timeout=30)
-        self._siblings.close()
 
     def _run(self) -> None:
         """The engine's thread. Without it nobody would be answered again: its end stops the heartbeat."""

@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from instantid.contract import Model, Tensor
-from instantid.serving.heartbeat import Watch, end_server, server_folders
+from instantid.serving.board import Board, server_folder
 from instantid.serving.tensors import error_response, make_response, read_inputs, read_parameters
 from instantid.settings import Settings
 
@@ -46,13 +46,14 @@ class BlockingModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = set_up(self.model, args)
-        self._watch = Watch(server_folders(os.getppid())[0], end_server)
+        self._board = Board(server_folder(os.getppid()), args["model_instance_name"])
+        self._board.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
-        self._watch.close()
+        self._board.close()
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
         raise NotImplementedError
