@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from instantid.serving.heartbeat import server_folders
+from instantid.serving.board import server_folder
 
 POLL_SECONDS = 0.2
 EXIT_MARGIN_SECONDS = 10.0
@@ -85,12 +85,6 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _forget_instances(server: int) -> None:
-    """Remove what the instances of a server with this process id, this one or an earlier one, left behind."""
-    for folder in server_folders(server):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _kill_group(leader: int) -> None:
     try:
         os.killpg(leader, signal.SIGKILL)
@@ -131,7 +125,7 @@ class Guard:
                 list(self.spec.command), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
-        _forget_instances(process.pid)
+        board = server_folder(process.pid)
         self._tell(pid=process.pid, ready=False, starts=self.state.starts + 1)
         try:
             self._watch(process)
@@ -140,7 +134,7 @@ class Guard:
             _kill_group(process.pid)
             process.wait()
             remove_shared_memory(self.spec.shm_prefix)
-            _forget_instances(process.pid)
+            shutil.rmtree(board, ignore_errors=True)
 
     def _watch(self, process: subprocess.Popen) -> None:
         while process.poll() is None and not self._must_stop():

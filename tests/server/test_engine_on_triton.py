@@ -1,7 +1,9 @@
 """What the engine promises, on the real server: deadlines, cancellation, metrics, and what happens when it dies."""
 
+import os
 import re
 import shutil
+import signal
 import threading
 import time
 import urllib.error
@@ -166,6 +168,18 @@ def test_callers_of_a_dead_or_frozen_engine_hear_within_ten_seconds(own_server, 
             stub.kill()
 
 
+def test_a_pause_of_all_processes_is_survived_and_a_dead_intake_ends_the_server(own_server, astronaut):
+    with own_server() as server, InstantIDClient(server.grpc_url, timeout=30) as client:
+        os.killpg(server.pid, signal.SIGSTOP)
+        time.sleep(5)
+        os.killpg(server.pid, signal.SIGCONT)
+        time.sleep(5)
+        assert client.generate(astronaut, "a portrait", num_inference_steps=2, seed=3).seeds == (3,)
+        stub_of(server, "intake").kill()
+        wait_until(lambda: not server.is_running(), 10)
+        assert re.search("intake_0_[01] does not answer any more; stopping", server.log_path.read_text())
+
+
 def test_the_supervisor_serves_again_after_the_engine_died(own_server, astronaut, capsys):
     with own_server(supervise=True) as server:
         died = []
@@ -223,7 +237,7 @@ def test_two_instances_share_the_load(weights, tmp_path, astronaut):
         assert sum(shared) == 8
         assert min(shared) >= 2
         with ThreadPoolExecutor(1) as pool:
-            long = pool.submit(client.generate, astronaut, "a long one", seed=1, timeout=30, **LONG)
+            long = pool.submit(client.generate, astronaut, "a long one", seed=1, timeout=20, **LONG)
             wait_until(lambda: metric(server, "instantid_active_requests") == 1)
             for i in range(4):
                 client.generate(astronaut, "a short one", seed=i, num_inference_steps=2)

@@ -61,7 +61,7 @@ def factors(pristine):
 
 def networks(model):
     encoders = [encoder for _, encoder in model.networks.text._parts]
-    return {"unet": denoiser.networks.unet, "text_encoder": encoders[0], "text_encoder_2": encoders[1]}
+    return {"unet": model.networks.unet, "text_encoder": encoders[0], "text_encoder_2": encoders[1]}
 
 
 def weight_of(network, layer):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from instantid.models.compiled import Shape, load_compiled
+from instantid.models.compiled import load_compiled
 from instantid.models.measure import Size, fastest_execution, planned_sizes
 from instantid.models.memory import release
 from instantid.models.predict import EXECUTIONS, GraphedCall

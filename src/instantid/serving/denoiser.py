@@ -17,10 +17,9 @@ from instantid.models.sdxl import RequestTensors
 from instantid.models.setup import load_model, prepare
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
-from instantid.serving.heartbeat import Heartbeat, Watch, end_server, server_folders
+from instantid.serving.board import Board, server_folder
 from instantid.serving.metrics import EngineMetrics
 from instantid.serving.model import set_up
-from instantid.serving.siblings import Siblings
 from instantid.serving.tensors import error_response, make_response, read_id, read_inputs
 
 log = logging.getLogger(__name__)
@@ -46,8 +45,7 @@ class DenoiserModel:
         self._profile = profile
         self._finishers = [encoder(self.settings.png_level, self.settings.embed_metadata)]
         self.engine = self._make_engine(name, costs, memory_budget(self.model, profile, self.settings, costs))
-        beats, backlogs = server_folders(os.getppid())
-        self._siblings = Siblings(backlogs, name)
+        self._board = Board(server_folder(os.getppid()), name, lambda: self.engine.load.backlog)
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=run, name=title, daemon=True)
@@ -55,17 +53,16 @@ class DenoiserModel:
         ]
         for thread in self._threads:
             thread.start()
-        self._heartbeat = Heartbeat(beats, name, self._is_alive)
-        self._watch = Watch(beats, end_server)
+        self._board.start(self._is_alive)
 
     def _make_engine(self, name: str, costs: CostTable, max_bytes: float) -> Engine:
         rows = self.settings.max_rows
         admission = Admission(rows, max_bytes, max(int(rows * self.settings.tenant_share), 2))
         metrics = EngineMetrics(name, lambda: self.model.networks.text.encode.cache_info()[:2])
-        return Engine(self.model, self.make_policy(costs), admission, self._finish, listeners=[metrics, self._publish])
+        return Engine(self.model, self.make_policy(costs), admission, self._finish, listeners=[metrics, self._refresh])
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Returns once the engine has room again and no sibling has less to do; later requests wait in Triton.
+        """Returns once the engine has room again and it is this instance's turn; later requests wait in Triton.
 
         Never raises: after an answer was sent, an exception from here kills the whole server (seen on 2.51.0). A
         request that gets lost is answered by its Answer.
@@ -74,21 +71,19 @@ class DenoiserModel:
             self._take([task for task in map(self._task, requests) if task is not None])
         except Exception:
             log.exception("requests were lost")
+        self._board.wait_turn()
 
     def _take(self, tasks: Sequence[Task]) -> None:
         self.engine.submit(tasks)
-        self._siblings.publish(self.engine.load.backlog)
+        self._board.take()
         self.engine.wait_until_started(tasks)
-        self._siblings.wait_turn(lambda: self.engine.load.backlog)
 
     def finalize(self) -> None:
-        self._watch.close()
-        self._heartbeat.close()
+        self._board.close()
         self.engine.close()
         self._closed.set()
         for thread in self._threads:
             thread.join(timeout=30)
-        self._siblings.close()
 
     def _run(self) -> None:
         """The engine's thread. Without it nobody would be answered again: its end stops the heartbeat."""
@@ -104,8 +99,8 @@ class DenoiserModel:
         while not self._closed.wait(CANCELLATION_SECONDS):
             self.engine.poll_cancelled()
 
-    def _publish(self, event: Any) -> None:
-        self._siblings.publish(event.load.backlog)
+    def _refresh(self, event: Any) -> None:
+        self._board.refresh()
 
     def _is_alive(self) -> bool:
         return self._threads[0].is_alive() and self.engine.lateness < self.settings.step_timeout

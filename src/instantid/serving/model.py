@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 from instantid.contract import ModelSignature, Tensor
 from instantid.photos import Inputs
-from instantid.serving.heartbeat import Watch, end_server, server_folders
+from instantid.serving.board import Board, server_folder
 from instantid.serving.tensors import error_response, make_response, read_id, read_inputs, read_parameters
 from instantid.settings import Settings
 
@@ -44,13 +44,14 @@ class BlockingModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = set_up(self.signature, args)
-        self._watch = Watch(server_folders(os.getppid())[0], end_server)
+        self._board = Board(server_folder(os.getppid()), args["model_instance_name"])
+        self._board.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
-        self._watch.close()
+        self._board.close()
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
         raise NotImplementedError

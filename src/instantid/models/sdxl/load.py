@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from instantid.models.sdxl import attention
 from instantid.models.sdxl.attention import KeysValues
 from instantid.models.sdxl.checkpoint import load_sdxl
-from instantid.models.sdxl.resampler import Resampler
 from instantid.models.sdxl.network import load_network, logged, read
+from instantid.models.sdxl.resampler import Resampler
 from instantid.models.sdxl.text import TextEncoder
 
 ADAPTER = "adapter/ip-adapter.safetensors"
