@@ -110,8 +110,14 @@ def main(
         found = [answer for answer in track(answers, "golden", total=48)]
     output.write_text(json.dumps(found, indent=1) + "\n")
     if compare:
-        differing = [i for i, pair in enumerate(zip(found, json.loads(compare.read_text()), strict=True)) if len(set(map(repr, pair))) > 1]
-        typer.echo(f"{len(found) - len(differing)} of {len(found)} equal" + (f"; not equal: {differing}" if differing else ""))
+        differing = [
+            i
+            for i, pair in enumerate(zip(found, json.loads(compare.read_text()), strict=True))
+            if len(set(map(repr, pair))) > 1
+        ]
+        typer.echo(
+            f"{len(found) - len(differing)} of {len(found)} equal" + (f"; not equal: {differing}" if differing else "")
+        )
         raise typer.Exit(bool(differing))
 
 

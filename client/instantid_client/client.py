@@ -113,11 +113,11 @@ class InstantIDClient:
             raise _translate(error) from error
 
     def _infer(self, inputs: list[Any], request_id: str, timeout: float, routing: Routing) -> Any:
-        parameters: dict[str, Any] = {contract.PARAMETER_DEADLINE_MS: max(round(timeout * 1000), 1)}
+        parameters: dict[str, Any] = {contract.DEADLINE_MS.name: max(round(timeout * 1000), 1)}
         if routing.tenant is not None:
-            parameters[contract.PARAMETER_TENANT] = routing.tenant
+            parameters[contract.TENANT.name] = routing.tenant
         if routing.priority is not None:
-            parameters[contract.PARAMETER_PRIORITY_LEVEL] = routing.priority
+            parameters[contract.PRIORITY_LEVEL.name] = routing.priority
         try:
             answer = self._transport.infer(
                 MODEL,

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from instantid.intake import take_in
+from instantid.options import read_routing, read_size
 from PIL import Image
 from skimage import data
 
 from instantid import contract
 from instantid.errors import Cancelled, InvalidArgument
-from instantid.intake import take_in
-from instantid.options import read_routing, read_size
 from instantid.profile import SDXL, Profile
 from instantid.request import GenerationRequest
 

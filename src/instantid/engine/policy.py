@@ -17,9 +17,9 @@ import math
 from collections.abc import Collection, Sequence
 
 from instantid.engine.costs import CostTable
-from instantid.engine.task import Task
+from instantid.engine.task import Group, Phase, Task
 
-PICTURE_STEPS, PICTURE_ROWS = 30, 2
+PICTURE_KIND, PICTURE_STEPS, PICTURE_ROWS = "step", 30, 2
 """A picture as the unit of credit and quantum: 30 steps with guidance at the first measured size."""
 
 STRETCH, GUEST_STRETCH = 2.0, 1.1
@@ -39,7 +39,8 @@ class Policy:
     """
 
     def __init__(self, costs: CostTable, credit: float = 20.0, quantum: float = 1.0, ageing: float = 0.01) -> None:
-        self.picture = PICTURE_STEPS * costs.step(next(iter(costs.seconds)), PICTURE_ROWS)
+        area = max(area for kind, area in costs.measured if kind == PICTURE_KIND)
+        self.picture = PICTURE_STEPS * costs.seconds(PICTURE_KIND, Group(area), PICTURE_ROWS)
         self.costs = costs
         self.credit = credit * self.picture
         self.debt = self.credit / 2
@@ -68,49 +69,47 @@ class Policy:
         return min(tasks, key=lambda task: self._rank(task, now))
 
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
-        """The next batch: the first task, and others of its size for as long as joining pays and holds it up little.
-
-        A task whose steps are done comes alone: what it needs next is the decoding of one picture.
-        """
+        """The next batch: the first task, and others that need the same where joining pays and delays it little."""
         first = self.first(tasks, now)
-        batch, rows = [first], first.rows
-        if not first.steps_left:
+        kind, rows, _ = first.left[0]
+        group, batch = first.plan.group, [first]
+        peers = [t for t in tasks if t is not first and t.left[0].kind == kind and t.plan.group == group]
+        if not any(self.costs.joining_pays(kind, group, rows, n) for n in {task.left[0].rows for task in peers}):
             return batch
-        peers = [task for task in tasks if task is not first and task.size == first.size and task.steps_left]
-        if not any(self.costs.joining_pays(first.size, rows, n) for n in {task.rows for task in peers}):
-            return batch
-        alone = self.costs.step(first.size, rows)
+        alone = self.costs.seconds(kind, group, rows)
         for task in sorted(peers, key=lambda task: self._rank(task, now)):
             longest = alone * (GUEST_STRETCH if self._turn(task) > self._turn(first) else STRETCH)
-            fits = self.costs.step(first.size, rows + task.rows) <= longest
-            if fits and self.costs.joining_pays(first.size, rows, task.rows):
+            more = task.left[0].rows
+            fits = self.costs.seconds(kind, group, rows + more) <= longest
+            if fits and self.costs.joining_pays(kind, group, rows, more):
                 batch.append(task)
-                rows += task.rows
+                rows += more
         return batch
 
     def charge(self, batch: Sequence[Task]) -> None:
         """Book what the batch does next on its tenants' accounts, each by its share of the rows."""
-        rows = sum(task.rows for task in batch)
-        per_row = self.seconds(batch) / rows
+        if not batch:
+            return
+        per_row = self.seconds(batch) / sum(task.left[0].rows for task in batch)
         for task in batch:
-            self._owed[task.tenant] = min(self._owes(task.tenant) + per_row * task.rows, self.debt)
+            owed = self._owes(task.tenant) + per_row * task.left[0].rows
+            self._owed[task.tenant] = min(owed, self.debt)
 
     def seconds(self, batch: Sequence[Task]) -> float:
-        """What the batch does next should take this long: a step, or the decoding of one picture."""
-        first = batch[0]
-        if not first.steps_left:
-            return self.costs.decode(first.size)
-        return self.costs.step(first.size, sum(task.rows for task in batch))
+        """What the batch's next unit of work should take."""
+        rows = sum(task.left[0].rows for task in batch)
+        return self.costs.seconds(batch[0].left[0].kind, batch[0].plan.group, rows)
 
     def remaining(self, task: Task) -> float:
         """Seconds of work that are left of a task by itself."""
-        return self._work(task, task.steps_left, task.pictures_left)
+        return self._work(task, task.left)
 
-    def _work(self, task: Task, steps: int, pictures: int) -> float:
-        return steps * self.costs.step(task.size, task.rows) + pictures * self.costs.decode(task.size)
+    def _work(self, task: Task, phases: Sequence[Phase]) -> float:
+        group = task.plan.group
+        return sum(count * self.costs.seconds(kind, group, rows) for kind, rows, count in phases)
 
     def _rank(self, task: Task, now: float) -> tuple[int, int, float, float]:
-        work = (self.remaining(task) * self._work(task, task.steps, task.pictures)) ** 0.5
+        work = (self.remaining(task) * self._work(task, task.plan.phases)) ** 0.5
         return task.priority_level, self._turn(task), work - self.ageing * (now - task.arrived), task.arrived
 
     def _turn(self, task: Task) -> int:

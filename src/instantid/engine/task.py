@@ -1,56 +1,102 @@
 """What the engine schedules, and what it asks of the model that does the work."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from instantid.errors import EngineFailure, ServiceError
 
-Size = tuple[int, int]
-"""(height, width) of the picture in pixels; only requests of one size share a step."""
-
-
 UNNAMED = ""
-"""The tenant of all who name none."""
+"""The tenant of all requests that name none."""
 
 
-class State(Protocol):
-    """Everything of one request while it is being denoised; nothing of it lives anywhere else."""
+class Group(NamedTuple):
+    """What requests must have in common to share a unit of work.
+
+    `area` is the size of a row: costs that were never measured are scaled by it. `key` is whatever else must be equal.
+    """
+
+    area: int
+    key: Hashable = ()
+
+
+class Phase(NamedTuple):
+    """`count` units of work of one kind ("step", "decode"), each of so many rows."""
+
+    kind: str
+    rows: int
+    count: int  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The work of one request: its phases in order, and the bytes of device memory that it keeps once started."""
+
+    group: Group
+    phases: tuple[Phase, ...]
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not any(phase.count for phase in self.phases):
+            raise ValueError("a plan needs at least one unit of work")
 
     @property
     def rows(self) -> int:
-        """Rows of its next step: pictures, twice with guidance."""
+        return max(phase.rows for phase in self.phases)
+
+
+class Unit(Protocol):
+    """One launched unit of work."""
 
     @property
-    def steps_left(self) -> int: ...
+    def done(self) -> bool: ...
 
-    @property
-    def pictures_left(self) -> int:
-        """Pictures that are still to be decoded."""
+    def wait(self) -> float:
+        """Return the device seconds once it is done; sets `failure` on the states that failed in it."""
+
+
+class Done(NamedTuple):
+    """A unit that was done when its launch returned, as on a CPU."""
+
+    seconds: float
+    done: bool = True
+
+    def wait(self) -> float:
+        return self.seconds
+
+
+class State(Protocol):
+    """Everything of one started request; nothing of it lives anywhere else."""
 
     @property
     def failure(self) -> ServiceError | None:
-        """Set by a step that failed for this request alone."""
+        """Set by a unit of work that failed for this request alone."""
 
 
-class Denoiser(Protocol):
-    """The model: `start` a request, `step` a batch of one size, `decode` a finished request's next picture.
+class Model(Protocol):
+    """What does the work. A call may raise a ServiceError, whose text is for the caller; DeviceFailure ends the engine.
 
-    Each may raise a ServiceError whose text is for the caller; DeviceFailure ends the engine.
+    `work` launches one unit for a batch and returns without waiting for the device. If it raises, no state has
+    advanced: the engine then runs each request of the batch alone. `example` gives started states to measure with.
     """
 
-    def start(self, job: Any) -> State: ...
+    @property
+    def fingerprint(self) -> str: ...
 
-    def step(self, states: Sequence[Any]) -> None: ...
+    def plan(self, request: Any) -> Plan: ...
 
-    def decode(self, state: Any) -> Any: ...
+    def start(self, request: Any, given: Any) -> State: ...
+
+    def work(self, kind: str, states: Sequence[Any]) -> Unit: ...
+
+    def example(self, size: tuple[int, int], rows: int) -> list[Any]: ...
 
 
 class Answer:
-    """One result or one error for one caller, exactly once; whoever comes second is ignored.
+    """One result or one error for one caller, exactly once; later ones are ignored.
 
-    An answer that is dropped without having been given tells its caller so: nobody waits for ever.
+    An answer that is dropped without having been given reports an error: no caller waits for ever.
     """
 
     def __init__(self, send: Callable[[Any | ServiceError], None]) -> None:
@@ -82,31 +128,30 @@ def never() -> bool:
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """One request on its way through the engine.
+    """One request on its way through the engine, which counts its units of work.
 
-    `job` is what `Denoiser.start` takes; `rows`, `steps` and `pictures` are known before it is started. `deadline`
-    and `arrived` are seconds of the engine's clock. `is_cancelled` is polled at every step boundary.
+    `request` and `given` are what `Model.start` takes. `deadline` and `arrived` are seconds of the engine's clock.
+    `left` are the phases with the units that were not launched yet.
     """
 
-    job: Any
-    size: Size
-    rows: int
-    steps: int
+    request: Any
+    given: Any
+    plan: Plan
     answer: Answer
-    pictures: int = 1
     request_id: str = ""
     tenant: str = UNNAMED
     priority_level: int = 2
     deadline: float | None = None
     is_cancelled: Callable[[], bool] = never
-    arrived: float = field(default=0.0)
+    arrived: float = 0.0
     state: State | None = None
-    decoded: list[Any] = field(default_factory=list)
+    cancelled: bool = False
+    left: tuple[Phase, ...] = field(init=False)
 
-    @property
-    def steps_left(self) -> int:
-        return self.steps if self.state is None else self.state.steps_left
+    def __post_init__(self) -> None:
+        self.left = tuple(phase for phase in self.plan.phases if phase.count)
 
-    @property
-    def pictures_left(self) -> int:
-        return self.pictures if self.state is None else self.state.pictures_left
+    def advance(self) -> None:
+        """Count one unit of the first phase that is left."""
+        (kind, rows, count), *later = self.left
+        self.left = (Phase(kind, rows, count - 1), *later) if count > 1 else tuple(later)
