@@ -55,6 +55,7 @@ def _start(weights: Path, options: list[str], keep: bool) -> dict[str, float]:
         _forget(weights)
     cache = options[options.index("--cache") + 1]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+    Console(stderr=True).print(f"a new process, {STARTS[keep]}")
     begun = time.time()
     command = [sys.executable, str(Path(__file__).with_name("first_picture.py")), str(weights), *options]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)

@@ -28,10 +28,9 @@ def miniature(
     """The published architectures at toy size, made here; replaces what is in the folder."""
     from build_tools.weights import make_miniature
 
-    console = Console(stderr=True)
-    with console.status("miniature weights") as status:
-        make_miniature(output, lambda part: status.update(f"miniature weights: {part}"))
-    console.print(f"weights in {output}", highlight=False)
+    console = Console(stderr=True, highlight=False)
+    make_miniature(output, lambda part: console.print(f"miniature weights: {part}"))
+    console.print(f"miniature weights: in {output}")
 
 
 @app.command("face-graph")
