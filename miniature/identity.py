@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from instantid.models.sdxl.face_tokens import Resampler
 from torch import Tensor, nn
 
 from instantid.models.sdxl import attention
 from instantid.models.sdxl.attention import FaceAttention, KeysValues
-from instantid.models.sdxl.face_tokens import Resampler
 from miniature.latents import time_ids
 from miniature.networks import make_identitynet, resampler_tensors
 from miniature.trained import load_base

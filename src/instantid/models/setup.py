@@ -19,8 +19,8 @@ PREPARED_ROWS = ((2, 1), (2, 4, 8, 1))
 """Rows of a step that get a CUDA graph or a compiled package, the most usual first: at the native size, where a batch
 gains nothing, and at half its side, where it does."""
 FLOAT32_DECODE_BYTES = 20e9
-"""A device with at least so much memory decodes in float32: at 1024x1024 that takes about 4.8 GB (twice bfloat16's, from
-tensor shapes), beside 10.3 GB of weights in 16 bits."""
+"""A device with at least so much memory decodes in float32: at 1024x1024 that takes about 4.8 GB (twice bfloat16's,
+from tensor shapes), beside 10.3 GB of weights in 16 bits."""
 
 
 def load_model(settings: Settings, device: torch.device, profile: Profile) -> SdxlModel:
