@@ -1,7 +1,7 @@
 """The same 48 requests before and after a change: seeds, faces and pixels must be the same to the last bit.
 
-Take two checkouts on one machine (float sums differ between processors), one before the change and one after it. In each
-run `make serve`, and beside it
+Take two checkouts on one machine (float sums differ between processors), one before the change and one after it. In
+each run `make serve`, and beside it
 
     python bench/golden.py --url localhost:8001 --output before.json
     python bench/golden.py --url localhost:8001 --output after.json --compare before.json

@@ -39,7 +39,6 @@ from instantid.models.sdxl import SdxlModel
 
 PARTS = ("parity", "speed", "costs", "memory", "decode", "pieces", "cold")
 SPEED_MODES = tuple(name for name, mode in MODES.items() if not mode.compiled)
-COST_MODES = ("graphs",)
 COLD_MODES = ("eager",)
 TFLOP_A_PICTURE = 595.6
 """1024x1024, 30 steps with guidance, text and decoding included (counted; 1 multiply-add = 2)."""

@@ -71,6 +71,10 @@ class Setup:
         return [(side, side) for side in ((64, 128) if self.toy else (512, 768, 1024))]
 
     @property
+    def cost_modes(self) -> tuple[str, ...]:
+        return ("graphs",) if self.is_cuda else ("eager",)
+
+    @property
     def cost_rows(self) -> list[int]:
         return [1, 2, 4, 8]
 

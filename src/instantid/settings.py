@@ -70,8 +70,8 @@ class Settings(BaseSettings):
     )
     execution: Literal["auto", "eager", "graphs", "compiled"] = Field(
         "auto",
-        description="How steps of the planned sizes run: as CUDA graphs (auto on a GPU), eagerly (auto on a CPU), or from "
-        "the packages of `python -m build_tools compile`. Other sizes run eagerly.",
+        description="How steps of the planned sizes run: as CUDA graphs (auto on a GPU), eagerly (auto on a CPU), or "
+        "from the packages of `python -m build_tools compile`. Other sizes run eagerly.",
     )
     cache: Path | None = Field(
         None, description="Folder for what was measured on this machine; default: `.cache` in the weights' folder."

@@ -1,4 +1,4 @@
-"""The serving path on a CUDA device: every way to run the networks gives what plain eager gives, in any order of requests.
+"""The serving path on a CUDA device: every way to run the networks gives what plain eager gives.
 
 Needs torch, diffusers, transformers and this repository on PYTHONPATH: `make test-gpu`.
 """
@@ -138,13 +138,13 @@ def test_latents_that_are_not_finite_fail_their_own_request_one_unit_later(model
 
 def test_memory_that_does_not_suffice_costs_the_request_and_is_given_back(model):
     huge = replace(JOBS[0][0], width=4096, height=4096, num_images_per_prompt=4)
-    with pytest.raises(Overloaded, match="device memory"):
-        torch.cuda.set_per_process_memory_fraction(0.01)
-        try:
-            state = model.start(huge, RequestTensors(JOBS[0][1].embeddings, np.zeros((1, 4096, 4096, 3), np.uint8)))
-            step(model, state)
-        finally:
-            torch.cuda.set_per_process_memory_fraction(1.0)
+    given = RequestTensors(JOBS[0][1].embeddings, np.zeros((1, 4096, 4096, 3), np.uint8))
+    torch.cuda.set_per_process_memory_fraction(0.01)
+    try:
+        with pytest.raises(Overloaded, match="device memory"):
+            finish(model, model.start(huge, given))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
     finish(model, model.start(*JOBS[0]))
 
 
