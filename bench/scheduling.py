@@ -97,8 +97,8 @@ class Caller:
         )
         return [
             _tensor("request", np.array([[request.to_json()]], object), "BYTES"),
-            _tensor("embedding", job.embedding[None], "FP32"),
-            _tensor("landmark_picture", job.landmark_picture[None], "UINT8"),
+            _tensor("embeddings", job.embedding[None, None], "FP32"),
+            _tensor("pictures", job.landmark_picture[None, None], "UINT8"),
         ]
 
 

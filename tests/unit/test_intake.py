@@ -184,6 +184,17 @@ def test_defaults_follow_the_few_step_mode(mode, expected):
     assert (request.scheduler, request.num_inference_steps, request.guidance_scale) == expected
 
 
+@pytest.mark.parametrize("mode", FEW_STEPS)
+def test_few_step_modes_are_within_the_contract(mode):
+    profile = Profile("full", **SDXL, **FEW_STEPS[mode])
+    assert set(profile.schedulers) <= set(contract.SCHEDULERS)
+    for own, general in zip(profile.options, contract.OPTIONS, strict=True):
+        assert own.name == general.name
+        if isinstance(own, contract.Number):
+            assert general.low <= own.low <= own.high <= general.high
+            assert own.default is None or own.low <= own.default <= own.high
+
+
 @pytest.mark.parametrize(
     ("mode", "changes", "message"),
     [

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from instantid import contract
 from instantid.models.sdxl import SdxlDenoiser
 from instantid.models.sdxl.lora import _read
 from instantid.settings import Settings
@@ -282,17 +281,6 @@ def test_hyper_fuses_its_file_and_spaces_timesteps_from_the_end(diffusion_weight
     by_hand = SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, loras=[(style, 1.0)])
     layer = UNET_LAYERS[0]
     assert torch.equal(weight_of(hyper.networks.unet, layer), weight_of(by_hand.networks.unet, layer))
-
-
-@pytest.mark.parametrize("mode", contract.MODES)
-def test_modes_are_within_the_contract(mode):
-    mode = contract.MODES[mode]
-    assert set(mode.schedulers) <= set(contract.SCHEDULERS)
-    for own, general in zip(mode.numbers, contract.NUMBERS, strict=True):
-        assert own.name == general.name
-        assert general.low <= own.low
-        assert own.high <= general.high
-        assert own.default is None or own.low <= own.default <= own.high
 
 
 def test_settings_read_files_and_weights(monkeypatch):
