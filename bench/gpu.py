@@ -34,7 +34,7 @@ from gpu_table import show
 from plain_loop import PlainLoop
 
 from instantid.errors import ServiceError
-from instantid.models.measure import fastest_execution, measure_costs
+from instantid.models.measure import measure_costs, use_fastest_execution
 from instantid.models.sdxl import SdxlModel
 
 PARTS = ("parity", "speed", "costs", "memory", "decode", "pieces", "cold")
@@ -63,7 +63,7 @@ def speed(setup: Setup, modes: dict[str, Mode]) -> dict[str, Any]:
     setup.mark_memory()
     model = setup.model(setup.dtype)
     found: dict[str, Any] = {"size": setup.size, "steps": setup.steps, "dtype": str(setup.dtype), "plain": yardstick}
-    found["fastest"] = fastest_execution(model, setup.size)
+    found["fastest"] = use_fastest_execution(model, setup.size)
     for name, mode in modes.items():
         setup.say(name)
         found["modes"] = {name: _tried(lambda mode=mode: _speed_of(setup, mode, plain, model, expected))}
@@ -142,9 +142,7 @@ def main(
     work: dict[str, Callable[[], dict[str, Any]]] = {
         "parity": lambda: parity(setup),
         "speed": lambda: speed(setup, chosen(SPEED_MODES)),
-        "costs": lambda: {
-            name: costs(setup, name, mode) for name, mode in chosen(COST_MODES if setup.is_cuda else ("eager",)).items()
-        },
+        "costs": lambda: {name: costs(setup, name, mode) for name, mode in chosen(setup.cost_modes).items()},
         "memory": lambda: memory(setup),
         "decode": lambda: decoding(setup),
         "pieces": lambda: pieces(setup),

@@ -7,11 +7,11 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from instantid import contract
@@ -21,6 +21,7 @@ from instantid.photos import Canvases, Inputs, PhotoSize, read_photos
 from instantid.profile import Profile
 
 ELEMENTS: Mapping[str, Any] = {"BYTES": bytes, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
+MAX_CANVASES = contract.PHOTO.high + contract.POSE_PHOTO.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class GenerationRequest:
     tenant: str = "default"
     priority_level: int = 2
     # End of the options.
-    photos: tuple[PhotoSize, ...] = ()
+    photos: Annotated[tuple[PhotoSize, ...], Field(max_length=MAX_CANVASES)] = ()
     has_pose_photo: bool = False
     pictures: tuple[Literal["landmarks"], ...] = ("landmarks",)
     request_id: str = ""
@@ -82,8 +83,8 @@ class GenerationRequest:
             missing = {field.name for field in fields(cls)} - from_json(text).keys()
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, ("request", *first["loc"])))
-            raise InvalidArgument(place, repr(first["input"])[:64], first["msg"]) from None
+            found = "missing" if first["type"] == "missing" else repr(first["input"])[:64]
+            raise InvalidArgument(".".join(map(str, ("request", *first["loc"]))), found, first["msg"]) from None
         if missing:
             raise InvalidArgument(f"request.{min(missing)}", "missing", "is required")
         options = profile.options if profile else contract.OPTIONS

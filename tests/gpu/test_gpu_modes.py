@@ -175,6 +175,6 @@ def test_the_engine_paints_the_same_pictures_with_units_in_flight(model):
 
 
 def test_the_fastest_way_is_measured_and_costs_are_of_the_device(model):
-    assert measure.fastest_execution(model, SIZE) in EXECUTIONS
+    assert measure.use_fastest_execution(model, SIZE) in EXECUTIONS
     table = measure.measure_costs(model, [SIZE], [1, 2])
     assert all(seconds > 0 for points in table.measured.values() for _, seconds in points)

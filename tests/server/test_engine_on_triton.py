@@ -76,8 +76,8 @@ def direct_inputs(client, astronaut):
     request = client.infer("intake", [photo, prompt, scheduler, *numbers]).as_numpy("request")
     return [
         tensor("request", request.reshape(1, 1), "BYTES"),
-        tensor("embedding", np.ones((1, 512), np.float32), "FP32"),
-        tensor("landmark_picture", np.zeros((1, 256, 256, 3), np.uint8), "UINT8"),
+        tensor("embeddings", np.ones((1, 1, 512), np.float32), "FP32"),
+        tensor("pictures", np.zeros((1, 1, 256, 256, 3), np.uint8), "UINT8"),
     ]
 
 

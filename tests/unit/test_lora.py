@@ -291,18 +291,6 @@ def test_hyper_fuses_its_file_and_spaces_timesteps_from_the_end(diffusion_weight
     assert torch.equal(weight_of(hyper.networks.unet, layer), weight_of(by_hand.networks.unet, layer))
 
 
-@pytest.mark.parametrize("mode", FEW_STEPS)
-def test_modes_are_within_the_contract(mode):
-    profile = few_step_profile(mode)
-    assert set(profile.schedulers) <= set(contract.SCHEDULERS)
-    for own, general in (
-        (profile.num_inference_steps, contract.NUM_INFERENCE_STEPS),
-        (profile.guidance_scale, contract.GUIDANCE_SCALE),
-    ):
-        assert own.name == general.name
-        assert general.low <= own.low <= own.default <= own.high <= general.high
-
-
 def test_settings_read_files_and_weights(monkeypatch):
     monkeypatch.setenv("INSTANTID_WEIGHTS", "w")
     assert Settings().lora == ()

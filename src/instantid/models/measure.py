@@ -35,8 +35,8 @@ def planned_sizes(profile: Profile) -> list[Size]:
     return sorted({native, _square(native[0] / 2, profile)}, reverse=True)
 
 
-def fastest_execution(model: Any, size: Size) -> str:
-    """Name of the layout and attention kernel with the shortest step of two rows on this device."""
+def use_fastest_execution(model: Any, size: Size) -> str:
+    """Run with the layout and attention kernel that have the shortest step of two rows on this device; its name."""
     timed: dict[str, float] = {}
     for name, execution in EXECUTIONS.items():
         model.use(execution)
@@ -45,7 +45,9 @@ def fastest_execution(model: Any, size: Size) -> str:
         except (RuntimeError, Overloaded) as error:
             log.info("%s does not run on this device: %s", name, str(error).splitlines()[0])
     log.info("seconds of a step: %s", ", ".join(f"{name} {seconds:.4f}" for name, seconds in timed.items()))
-    return min(timed, key=lambda name: timed[name])
+    fastest = min(timed, key=lambda name: timed[name])
+    model.use(EXECUTIONS[fastest])
+    return fastest
 
 
 def plan_costs(model: Any, profile: Profile, settings: Settings) -> CostTable:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from instantid.models.compiled import load_compiled
-from instantid.models.measure import Size, fastest_execution, planned_sizes
+from instantid.models.measure import Size, planned_sizes, use_fastest_execution
 from instantid.models.memory import release
 from instantid.models.predict import EXECUTIONS, GraphedCall
 from instantid.models.sdxl import SdxlModel
@@ -65,7 +65,7 @@ def prepare(model: SdxlModel, profile: Profile, settings: Settings) -> None:
         use_as_compiled(model)
         load_compiled(model, settings.cache_folder, shapes)
     elif on_gpu:
-        model.use(EXECUTIONS[fastest_execution(model, shapes[0][0])])
+        use_fastest_execution(model, shapes[0][0])
     if on_gpu and wanted != "eager":
         capture_graphs(model, shapes)
 
