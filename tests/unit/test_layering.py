@@ -17,7 +17,7 @@ ALLOWED = {
     "request": {"contract", "errors", "profile", "photos"},
     "answer": {"contract", "request"},
     "faces": EDGE | {"photos", "faces"},
-    "models": EDGE | {"models"},
+    "models": EDGE | {"engine", "settings", "models"},
     "engine": {"errors", "engine"},
     "serving": EDGE | {"settings", "photos", "answer", "faces", "models", "engine", "serving"},
 }

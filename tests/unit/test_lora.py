@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from build_tools.weights import MINIATURE
-from instantid import contract
 from instantid.models.sdxl import SdxlModel
 from instantid.models.sdxl.lora import _read
 from instantid.profile import FEW_STEPS
