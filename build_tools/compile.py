@@ -12,6 +12,7 @@ def compile_command(
         "weights/miniature"
     ),
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1: the kind of device that will serve.")] = "",
+    only: Annotated[list[str] | None, typer.Option(help="HEIGHTxWIDTH-ROWS, such as 1024x1024-2; may repeat.")] = None,
 ) -> None:
     """Compile the steps that a server prepares, minutes each; those that are there already are left alone.
 
@@ -19,7 +20,7 @@ def compile_command(
     """
     import torch
 
-    from instantid.models.compiled import compile_missing, package_folder
+    from instantid.models.compiled import compile_missing, package_folder, package_name
     from instantid.models.measure import planned_sizes
     from instantid.models.setup import load_model, prepared_shapes, use_as_compiled
     from instantid.profile import load_profile
@@ -32,6 +33,7 @@ def compile_command(
     model = load_model(settings, chosen, profile)
     use_as_compiled(model)
     shapes = prepared_shapes(planned_sizes(profile))
+    shapes = [shape for shape in shapes if not only or package_name(shape) in only]
     made = 0
     for _, was_there in track(compile_missing(model, settings.cache_folder, shapes), "compiling", total=len(shapes)):
         made += not was_there

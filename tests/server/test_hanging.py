@@ -52,7 +52,7 @@ def hear(url, photo, prompt, timeout=30):
         "execution raises",
         "lost on the way to the engine",
         "response that cannot be sent",
-        "encoding thread ends",
+        "finishing thread ends",
         "memory",
     ],
 )

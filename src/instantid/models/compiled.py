@@ -53,16 +53,22 @@ def package_folder(cache: Path, model: Any) -> Path:
     return cache / f"compiled-{model.fingerprint}"
 
 
+def package_name(shape: Shape) -> str:
+    """HEIGHTxWIDTH-ROWS."""
+    (height, width), rows = shape
+    return f"{height}x{width}-{rows}"
+
+
 def compile_missing(model: Any, cache: Path, shapes: Sequence[Shape]) -> Iterator[tuple[Path, bool]]:
     """Write the packages that are not there yet; yields each path before it is made and whether it is there."""
     folder = package_folder(cache, model)
     folder.mkdir(parents=True, exist_ok=True)
-    for (height, width), rows in shapes:
-        path = folder / f"{height}x{width}-{rows}.pt2"
+    for size, rows in shapes:
+        path = folder / f"{package_name((size, rows))}.pt2"
         there = note_of(path).exists()
         yield path, there
         if not there:
-            compile_step(model, model.example((height, width), rows), path)
+            compile_step(model, model.example(size, rows), path)
 
 
 @torch.no_grad()
@@ -83,16 +89,17 @@ def compile_step(model: Any, states: Sequence[Any], path: Path) -> None:
 
 def load_compiled(model: Any, cache: Path, shapes: Sequence[Shape]) -> None:
     """Let the packages serve that are there and agree; one that is wrong is deleted."""
-    for (height, width), rows in shapes:
-        path = package_folder(cache, model) / f"{height}x{width}-{rows}.pt2"
+    for size, rows in shapes:
+        path = package_folder(cache, model) / f"{package_name((size, rows))}.pt2"
         if not note_of(path).exists():
             log.warning("no compiled step %s; `python -m build_tools compile` makes it", path.stem)
             continue
         try:
-            states = model.example((height, width), rows)
+            states = model.example(size, rows)
             with torch.inference_mode():
                 call = load_step(model, states, path)
                 model.denoise.predictor.prepare(example_inputs(model, states), call)
+            log.info("compiled step %s serves", path.stem)
         except WrongPackage as error:
             log.warning("a compiled step is deleted: %s", error)
             _delete(path)
