@@ -26,7 +26,7 @@ def compile_command(
     from instantid.profile import load_profile
     from instantid.settings import Settings
 
-    settings = Settings(weights=weights)
+    settings = Settings(weights=weights)  # type: ignore[call-arg]
     profile = load_profile(settings.weights, settings.few_steps)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads(settings.cpu_threads)

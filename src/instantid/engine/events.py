@@ -79,3 +79,4 @@ class Delivery(InlineDelivery):
     def _run(self) -> None:
         while event := self._events.get():
             super().tell(event)
+            del event  # a task that is kept cannot say that it was lost
