@@ -158,7 +158,7 @@ def test_the_engine_paints_the_same_pictures_with_units_in_flight(model):
         return Answer(lambda outcome: heard.update({number: outcome}))
 
     engine = Engine(
-        model, Policy(costs), Admission(64), lambda task: [picture.numpy() for picture in task.state.pictures]
+        model, Policy(costs, 16), Admission(64), lambda task: [picture.numpy() for picture in task.state.pictures]
     )
     jobs = {n: make_job(n, num_images_per_prompt=1 + n % 2) for n in range(6)}
     engine.submit([Task(*job, model.plan(job[0]), answer(n)) for n, job in jobs.items()])

@@ -3,22 +3,7 @@
 from instantid.engine.admission import Admission
 from instantid.engine.costs import CostTable
 from instantid.engine.engine import Engine
-from instantid.engine.events import Event, Load
 from instantid.engine.policy import Policy
-from instantid.engine.task import UNNAMED, Answer, Done, Group, Phase, Plan, Task
+from instantid.engine.task import UNNAMED, Answer, Group, Phase, Plan, Task
 
-__all__ = [
-    "UNNAMED",
-    "Admission",
-    "Answer",
-    "CostTable",
-    "Done",
-    "Engine",
-    "Event",
-    "Group",
-    "Load",
-    "Phase",
-    "Plan",
-    "Policy",
-    "Task",
-]
+__all__ = ["UNNAMED", "Admission", "Answer", "CostTable", "Engine", "Group", "Phase", "Plan", "Policy", "Task"]

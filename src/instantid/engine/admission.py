@@ -64,8 +64,7 @@ class Admission:
 
     def leave(self, task: Task) -> None:
         with self._changed:
-            if task in self._tasks:
-                self._tasks.remove(task)
+            self._tasks = [other for other in self._tasks if other is not task]
             self._changed.notify_all()
 
     def wait_until_started(self, tasks: Sequence[Task]) -> None:
@@ -85,4 +84,4 @@ class Admission:
             self._closed = True
             left, self._tasks = self._tasks, []
             self._changed.notify_all()
-        return left
+            return left

@@ -26,7 +26,7 @@ class CostTable:
 
     def seconds(self, kind: str, group: Group, rows: int) -> float:
         """Seconds of one unit: measured, interpolated between rows, or scaled by area from the nearest area."""
-        key = (kind, group.area, rows)
+        key = kind, group.area, rows
         if key not in self._known:
             self._known[key] = self._estimate(*key)
         return self._known[key]
@@ -65,15 +65,12 @@ class CostTable:
         return min(areas, key=lambda other: abs(other - area), default=area)
 
     def save(self, path: Path) -> None:
-        rows = [{"kind": kind, "area": area, "seconds": list(points)} for (kind, area), points in self.measured.items()]
-        path.write_text(json.dumps(rows, indent=2) + "\n")
+        path.write_text(json.dumps([[*key, points] for key, points in self.measured.items()], indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "CostTable":
-        """Raises ValueError, KeyError or TypeError for a file that `save` did not write."""
+        """Raises ValueError or TypeError for a file that `save` did not write."""
+        rows = json.loads(path.read_text())
         return cls(
-            {
-                (str(row["kind"]), int(row["area"])): tuple((int(n), float(s)) for n, s in row["seconds"])
-                for row in json.loads(path.read_text())
-            }
+            {(str(kind), int(area)): tuple((int(n), float(s)) for n, s in points) for kind, area, points in rows}
         )

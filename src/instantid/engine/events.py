@@ -4,7 +4,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from instantid.engine.task import Task
 
@@ -14,24 +14,21 @@ DRAIN_SECONDS = 5.0
 
 
 class Load(NamedTuple):
-    """Requests and rows that are started, and the seconds of work of all requests, waiting or started."""
+    """Requests and rows that are started; seconds of work of all requests, waiting or started."""
 
     active: int
     rows: int
     backlog: float
 
 
-EventName = Literal["queued", "started", "worked", "ended"]
-
-
 class Event(NamedTuple):
-    """One thing that happened to these tasks, and the load after it.
+    """What happened to the tasks, and the load after it: "queued", "started", "worked" or "ended".
 
-    "worked" is one unit of `kind` with so many `rows`, `seconds` of the device; "ended" has the `outcome`, a result or
-    an exception, `seconds` after the arrival.
+    "worked" is one unit of `kind`, `rows` and `seconds` of the device; "ended" has the `outcome`, a result or an
+    exception, `seconds` after the arrival.
     """
 
-    name: EventName
+    name: str
     tasks: Sequence[Task]
     load: Load
     seconds: float = 0.0
@@ -43,40 +40,32 @@ class Event(NamedTuple):
 Listener = Callable[[Event], None]
 
 
-class InlineDelivery:
-    """Calls the listeners on the thread that tells; an exception of theirs is logged and costs nothing else."""
+class Delivery:
+    """Calls the listeners with each event in order, on one thread of its own: Triton's metrics survive no second one.
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
-        self.listeners = listeners
+    `inline` delivers on the thread that tells. An exception of a listener is logged and costs nothing else.
+    """
 
-    def tell(self, event: Event) -> None:
-        for listener in self.listeners:
+    def __init__(self, listeners: Sequence[Listener], inline: bool = False) -> None:
+        self._listeners = listeners
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self.tell: Callable[[Event], None] = self._deliver if inline else self._queue.put
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Return once everything told so far has been delivered, at the latest after DRAIN_SECONDS."""
+        self._queue.put(None)
+        self._thread.join(DRAIN_SECONDS)
+
+    def _run(self) -> None:
+        for event in iter(self._queue.get, None):
+            self._deliver(event)
+            del event  # it holds its tasks, and one that was lost is answered only when nothing holds it
+
+    def _deliver(self, event: Event) -> None:
+        for listener in self._listeners:
             try:
                 listener(event)
             except Exception:
                 log.exception("a listener failed")
-
-    def close(self) -> None:
-        """Return once everything told so far has been delivered."""
-
-
-class Delivery(InlineDelivery):
-    """Calls the listeners on one thread of its own, in order: two threads in Triton's metrics crash the server."""
-
-    def __init__(self, listeners: Sequence[Listener]) -> None:
-        super().__init__(listeners)
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
-        self._thread.start()
-
-    def tell(self, event: Event) -> None:
-        self._events.put(event)
-
-    def close(self) -> None:
-        self._events.put(None)
-        self._thread.join(DRAIN_SECONDS)
-
-    def _run(self) -> None:
-        while event := self._events.get():
-            super().tell(event)
-            del event  # a task that is kept cannot say that it was lost

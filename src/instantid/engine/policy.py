@@ -1,68 +1,77 @@
-"""What runs next: priority, then a fair share for each tenant, then the least work.
+"""What runs next: priority, then tenants within their share, then the least work.
 
-Fair share: deficit round robin (Shreedhar and Varghese 1995) as its fluid limit. Each tenant has an account, which is
-charged the measured cost of the steps it was given and earns an equal part of the time that passes, up to a credit.
-Those whose credit covers twice what they ask for are served alike, so that fairness costs nothing while nobody asks for
-much more than its share; then comes who lacks least. What is asked for counts double, and each request as a picture of
-30 steps at least, because a flood shows in it before it shows in the account: who floods waits for all who ask for
-less. Debts are bounded, and what is asked for counts up to the way from one bound to the other: who gets nothing lacks
-less in the end than the others, none starves.
+Each tenant has a credit bucket of device time, charged the measured cost of its units and refilled with an equal part
+of the time that passes, and beside it counts what the tenant has outstanding. A tenant is within its share while the
+part of its credit that it has used and the part of its room (the rows that admission lets it hold) that it fills make
+no more than one. Tenants within their share are served alike, by work; then comes the one that exceeds it least. So a
+flood, which fills its room, waits behind the others from its first seconds, a tenant that keeps up a shorter queue once
+its credit is used, and a chance burst costs nothing. None starves: the others use up their credit while it waits.
 
 Within that, the smallest product of remaining and whole work goes first (RS, which minimises mean slowdown: Wierman,
-Harchol-Balter and Osogami 2005), pre-emptive at step boundaries: a long request that is nearly done does not hold up a
-short one, as it would by remaining work alone. A request that waits gains on the others.
+Harchol-Balter and Osogami 2005), pre-emptive between units: a long request that is nearly done does not hold up a short
+one, as it would by remaining work alone. Ageing bounds the wait.
 """
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from instantid.engine.costs import CostTable
-from instantid.engine.task import Group, Phase, Task
+from instantid.engine.task import Phase, Task
 
-PICTURE_KIND, PICTURE_STEPS, PICTURE_ROWS = "step", 30, 2
-"""A picture as the unit of credit and quantum: 30 steps with guidance at the first measured size."""
-
-STRETCH, GUEST_STRETCH = 2.0, 1.1
-"""How many times longer than by itself the first task's step may take for those who join it; the second for those whose
-tenant would have to wait for the first one's."""
+CREDIT = 4.0
+"""Full rooms of work that an account can save. With three, five equal tenants at 0.9 of the device's capacity exceed
+their share by chance (docs/performance.md); with more, a queue that does not fill its room is noticed later."""
 
 FEWEST = 2
-"""Who works alone is charged as one of two, so that a flood has used up its credit when somebody else comes."""
+"""An account earns one part in so many at most: a tenant that keeps the device busy alone uses up its credit."""
+
+PICTURE_ROWS = 2
+"""Excess is compared in steps of one picture with guidance: tenants that exceed their share take turns by pictures."""
+
+AGEING = 0.01
+"""Seconds of work that a second of waiting makes up for: none waits for what arrives more than a hundred times its own
+work later. With 0.02, 30-step requests among shorter and longer ones wait twice as long (p99)."""
+
+STRETCH, GUEST_STRETCH = 2.0, 1.1
+"""How many times longer than by itself the first request's unit may take for those that join it; the second for
+requests of tenants that would have to wait for the first one's."""
+
+
+@dataclass(slots=True)
+class Account:
+    """The used part of a tenant's credit, the filled part of its room, and the credit in seconds."""
+
+    used: float = 0.0
+    filled: float = 0.0
+    credit: float = math.inf
 
 
 class Policy:
     """Orders tasks and forms batches; holds the tenants' accounts and nothing of a request.
 
-    `credit` and `quantum` are in pictures' worth of device time: what an account may save (it may owe half of it), and
-    up to which difference those whose credit does not suffice are served alike. `ageing` is how many seconds of
-    remaining work one second since arrival makes up for.
+    `tenant_rows` are the rows that admission lets one tenant hold.
     """
 
-    def __init__(self, costs: CostTable, credit: float = 20.0, quantum: float = 1.0, ageing: float = 0.01) -> None:
-        area = max(area for kind, area in costs.measured if kind == PICTURE_KIND)
-        self.picture = PICTURE_STEPS * costs.seconds(PICTURE_KIND, Group(area), PICTURE_ROWS)
+    def __init__(self, costs: CostTable, tenant_rows: int, credit: float = CREDIT) -> None:
         self.costs = costs
-        self.credit = credit * self.picture
-        self.debt = self.credit / 2
-        self.quantum = quantum * self.picture
-        self.ageing = ageing
-        self._owed: dict[str, float] = {}
-        self._asked: dict[str, float] = {}
+        self._rows = tenant_rows
+        self._credit = credit
+        self._accounts: dict[str, Account] = {}
         self._at = 0.0
 
     def keep_accounts(self, tasks: Collection[Task], now: float) -> None:
-        """Give every account its part of the time since the last call; a full one needs no keeping.
+        """Refill every account for the time since the last call; close those that are full and of absent tenants.
 
-        To be called with all tasks, started or waiting, before `first` and `pick`. Tasks that arrive in between count
-        as of a tenant with full credit if theirs has no account.
+        To be called with all tasks, started or waiting, before `first` and `pick`.
         """
-        share = (now - self._at) / max(len(self._owed), FEWEST)
+        share = (now - self._at) / max(len(self._accounts), FEWEST)
         self._at = now
-        self._owed = {tenant: owed - share for tenant, owed in self._owed.items() if owed - share > -self.credit}
-        self._owed |= dict.fromkeys({task.tenant for task in tasks} - self._owed.keys(), -self.credit)
-        self._asked = dict.fromkeys(self._owed, 0.0)
+        for account in self._accounts.values():
+            account.used, account.filled = max(account.used - share / account.credit, 0.0), 0.0
         for task in tasks:
-            self._asked[task.tenant] += max(self.remaining(task), self.picture)
+            self._account(task).filled += task.plan.rows / self._rows
+        self._accounts = {name: account for name, account in self._accounts.items() if account.used or account.filled}
 
     def first(self, tasks: Collection[Task], now: float) -> Task:
         """The task to run first."""
@@ -71,29 +80,29 @@ class Policy:
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
         """The next batch: the first task, and others that need the same where joining pays and delays it little."""
         first = self.first(tasks, now)
-        kind, rows, _ = first.left[0]
-        group, batch = first.plan.group, [first]
-        peers = [t for t in tasks if t is not first and t.left[0].kind == kind and t.plan.group == group]
-        if not any(self.costs.joining_pays(kind, group, rows, n) for n in {task.left[0].rows for task in peers}):
-            return batch
+        (kind, rows, _), group, batch = first.left[0], first.plan.group, [first]
         alone = self.costs.seconds(kind, group, rows)
-        for task in sorted(peers, key=lambda task: self._rank(task, now)):
-            longest = alone * (GUEST_STRETCH if self._turn(task) > self._turn(first) else STRETCH)
-            more = task.left[0].rows
-            fits = self.costs.seconds(kind, group, rows + more) <= longest
-            if fits and self.costs.joining_pays(kind, group, rows, more):
+
+        def joins(task: Task) -> bool:
+            more, stretch = task.left[0].rows, GUEST_STRETCH if self._excess(task) > self._excess(first) else STRETCH
+            pays = self.costs.joining_pays(kind, group, rows, more)
+            return pays and self.costs.seconds(kind, group, rows + more) <= stretch * alone
+
+        same = [t for t in tasks if t is not first and t.left[0].kind == kind and t.plan.group == group]
+        for task in sorted(filter(joins, same), key=lambda task: self._rank(task, now)):
+            if joins(task):
                 batch.append(task)
-                rows += more
+                rows += task.left[0].rows
         return batch
 
     def charge(self, batch: Sequence[Task]) -> None:
-        """Book what the batch does next on its tenants' accounts, each by its share of the rows."""
-        if not batch:
-            return
-        per_row = self.seconds(batch) / sum(task.left[0].rows for task in batch)
+        """Book the batch's next unit on its tenants' accounts, each by its share of the rows."""
+        rows = sum(task.left[0].rows for task in batch)
         for task in batch:
-            owed = self._owes(task.tenant) + per_row * task.left[0].rows
-            self._owed[task.tenant] = min(owed, self.debt)
+            account, seconds = self._account(task), self.seconds(batch) * task.left[0].rows / rows
+            room = self._work(task, task.plan.phases) * self._rows / task.plan.rows
+            account.credit = self._credit * room or math.inf
+            account.used = min(account.used + seconds / account.credit, 1.0)
 
     def seconds(self, batch: Sequence[Task]) -> float:
         """What the batch's next unit of work should take."""
@@ -110,12 +119,12 @@ class Policy:
 
     def _rank(self, task: Task, now: float) -> tuple[int, int, float, float]:
         work = (self.remaining(task) * self._work(task, task.plan.phases)) ** 0.5
-        return task.priority_level, self._turn(task), work - self.ageing * (now - task.arrived), task.arrived
+        return task.priority_level, self._excess(task), work - AGEING * (now - task.arrived), task.arrived
 
-    def _turn(self, task: Task) -> int:
-        """The quanta that the task's tenant lacks for twice what it asks for, 0 within its credit."""
-        asked = min(2 * self._asked.get(task.tenant, 0.0), self.credit + self.debt)
-        return max(math.ceil((self._owes(task.tenant) + asked) / self.quantum), 0)
+    def _excess(self, task: Task) -> int:
+        """Pictures by which the task's tenant exceeds its share; 0 within it."""
+        account = self._account(task)
+        return max(math.ceil((account.used + account.filled - 1) * self._credit * self._rows / PICTURE_ROWS), 0)
 
-    def _owes(self, tenant: str) -> float:
-        return self._owed.get(tenant, -self.credit)
+    def _account(self, task: Task) -> Account:
+        return self._accounts.setdefault(task.tenant, Account())

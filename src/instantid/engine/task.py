@@ -12,10 +12,7 @@ UNNAMED = ""
 
 
 class Group(NamedTuple):
-    """What requests must have in common to share a unit of work.
-
-    `area` is the size of a row: costs that were never measured are scaled by it. `key` is whatever else must be equal.
-    """
+    """What requests must have in common to share a unit of work: `area`, the size of a row, scales costs; any `key`."""
 
     area: int
     key: Hashable = ()
@@ -31,15 +28,11 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The work of one request: its phases in order, and the bytes of device memory that it keeps once started."""
+    """The work of one request, at least one unit: its phases in order; the device bytes that it keeps once started."""
 
     group: Group
     phases: tuple[Phase, ...]
     bytes: int = 0
-
-    def __post_init__(self) -> None:
-        if not any(phase.count for phase in self.phases):
-            raise ValueError("a plan needs at least one unit of work")
 
     @property
     def rows(self) -> int:
@@ -49,14 +42,14 @@ class Plan:
 class Unit(Protocol):
     """One launched unit of work."""
 
-    @property
-    def done(self) -> bool: ...
+    done: bool
 
     def wait(self) -> float:
-        """Return the device seconds once it is done; sets `failure` on the states that failed in it."""
+        """Device seconds, once it is done; sets `failure` on the states that failed in it."""
 
 
-class Done(NamedTuple):
+@dataclass(slots=True)
+class Done:
     """A unit that was done when its launch returned, as on a CPU."""
 
     seconds: float
@@ -69,16 +62,14 @@ class Done(NamedTuple):
 class State(Protocol):
     """Everything of one started request; nothing of it lives anywhere else."""
 
-    @property
-    def failure(self) -> ServiceError | None:
-        """Set by a unit of work that failed for this request alone."""
+    failure: ServiceError | None
 
 
 class Model(Protocol):
     """What does the work. A call may raise a ServiceError, whose text is for the caller; DeviceFailure ends the engine.
 
-    `work` launches one unit for a batch and returns without waiting for the device. If it raises, no state has
-    advanced: the engine then runs each request of the batch alone. `example` gives started states to measure with.
+    `work` launches one unit for a batch and does not wait for the device. If it raises, no state has advanced, and each
+    of the batch is run alone. `example` gives started states to measure with.
     """
 
     @property
@@ -100,38 +91,27 @@ class Answer:
     """
 
     def __init__(self, send: Callable[[Any | ServiceError], None]) -> None:
+        self.given = False
         self._send = send
         self._lock = threading.Lock()
-        self._given = False
-
-    @property
-    def given(self) -> bool:
-        return self._given
 
     def give(self, outcome: Any | ServiceError) -> bool:
         """Send the outcome unless one was sent before; returns whether this call sent it."""
         with self._lock:
-            if self._given:
-                return False
-            self._given = True
-        self._send(outcome)
-        return True
+            first, self.given = not self.given, True
+        if first:
+            self._send(outcome)
+        return first
 
     def __del__(self) -> None:
-        if not self._given:
-            self.give(EngineFailure("the request was lost inside the server"))
-
-
-def never() -> bool:
-    return False
+        self.give(EngineFailure("the request was lost inside the server"))
 
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """One request on its way through the engine, which counts its units of work.
+    """One request on its way through the engine. `request` and `given` are what `Model.start` takes.
 
-    `request` and `given` are what `Model.start` takes. `deadline` and `arrived` are seconds of the engine's clock.
-    `left` are the phases with the units that were not launched yet.
+    `deadline` and `arrived` are seconds of the engine's clock; `left` are the phases with their units not yet launched.
     """
 
     request: Any
@@ -142,7 +122,7 @@ class Task:
     tenant: str = UNNAMED
     priority_level: int = 2
     deadline: float | None = None
-    is_cancelled: Callable[[], bool] = never
+    is_cancelled: Callable[[], bool] = lambda: False
     arrived: float = 0.0
     state: State | None = None
     cancelled: bool = False

@@ -59,7 +59,8 @@ class DenoiserModel:
         rows = self.settings.max_rows
         admission = Admission(rows, max_bytes, max(int(rows * self.settings.tenant_share), 2))
         metrics = EngineMetrics(name, lambda: self.model.networks.text.encode.cache_info()[:2])
-        return Engine(self.model, self.make_policy(costs), admission, self._finish, listeners=[metrics, self._refresh])
+        policy = self.make_policy(costs, admission.tenant_rows)
+        return Engine(self.model, policy, admission, self._finish, listeners=[metrics, self._refresh])
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Returns once the engine has room again and it is this instance's turn; later requests wait in Triton.
