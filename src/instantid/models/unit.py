@@ -23,10 +23,7 @@ class LaunchedUnit:
         self._end: Any = None
         self._begin: Any = self._mark() if device.type == "cuda" else time.perf_counter()
         self._seconds = 0.0
-
-    @property
-    def done(self) -> bool:
-        return self._end is None
+        self.done = device.type != "cuda"
 
     def launched(self, check: Check) -> "LaunchedUnit":
         if self._device.type == "cuda":
@@ -41,13 +38,13 @@ class LaunchedUnit:
 
         Raises DeviceFailure, or Overloaded, for what went wrong on the device meanwhile.
         """
-        if self._end is not None:
+        if not self.done:
             with device_errors(self._device):
                 self._end.synchronize()
                 self._seconds = self._begin.elapsed_time(self._end) / 1000
                 if self._check:
                     self._check()
-            self._end = None
+            self.done = True
         return self._seconds
 
     def _mark(self) -> Any:

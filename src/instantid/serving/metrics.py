@@ -5,7 +5,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from instantid.engine import Event, Load
+from instantid.engine.events import Event, Load
 from instantid.errors import ServiceError
 
 OUTCOMES = ("OK", "INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL")
