@@ -46,8 +46,9 @@ class Images:
     @property
     def bound(self) -> str:
         count = "" if self.high == 1 else f"{max(self.low, 1)}..{self.high} of "
-        formats = " or ".join((", ".join(PHOTO_FORMATS[:-1]), PHOTO_FORMATS[-1]))
-        return f"{count}{formats}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
+        return (
+            f"{count}{ANY_PHOTO_FORMAT}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ MIN_PHOTO_SIDE = 16
 MAX_PHOTO_ASPECT = 8.0
 """Longer side over shorter side; beyond it the resized photo would be thinner than a few cells."""
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP")
+ANY_PHOTO_FORMAT = "JPEG, PNG or WEBP"
 MIN_FACE_SIDE = 32.0
 """Shortest allowed side, in pixels of the 1280-pixel photo, of the face that is used."""
 MAX_PROMPT_CHARACTERS = 2000
@@ -146,16 +148,12 @@ HEIGHT = replace(WIDTH, name="height")
 NUM_INFERENCE_STEPS = Number(
     "num_inference_steps", "INT32", 30, 1, 100, f"Denoising steps; the scheduler lcm takes at most {LCM_MAX_STEPS}."
 )
-GUIDANCE_SCALE = Number(
-    "guidance_scale", "FP32", 5.0, 1.0, 20.0, "How closely the picture follows the prompt; 1 is without guidance."
-)
+GUIDANCE_SCALE = Number("guidance_scale", "FP32", 5.0, 1.0, 20.0, "How closely to follow the prompt; 1: no guidance.")
 IP_ADAPTER_SCALE = Number("ip_adapter_scale", "FP32", 0.8, 0.0, 1.5, "Strength of the face tokens: likeness.")
 CONTROLNET_CONDITIONING_SCALE = Number(
     "controlnet_conditioning_scale", "FP32", 0.8, 0.0, 1.5, "Strength of IdentityNet: likeness and the face's place."
 )
-NUM_IMAGES_PER_PROMPT = Number(
-    "num_images_per_prompt", "INT32", 1, 1, 4, "Number of pictures; picture i is made from `seed` + i."
-)
+NUM_IMAGES_PER_PROMPT = Number("num_images_per_prompt", "INT32", 1, 1, 4, "Pictures; picture i has `seed` + i.")
 SCHEDULER = Choice("scheduler", SCHEDULERS[0], SCHEDULERS, "Solver of the denoising steps.")
 
 OPTIONS: tuple[Option, ...] = (
@@ -183,12 +181,8 @@ REQUIRED = (PHOTO.name, PROMPT.name)
 """Required by us; optional for Triton, whose own message for a missing input misleads (TRITON.md A1)."""
 
 TENANT = Text("tenant", "default", 1, 128, "Names the tenant, for fair scheduling and metrics.")
-DEADLINE_MS = Number(
-    "deadline_ms", "INT64", None, 0, 3_600_000, "Milliseconds that the caller will still wait; then the work stops."
-)
-PRIORITY_LEVEL = Number(
-    "priority_level", "INT32", 2, 1, 3, "Triton's `priority` again, which Python models cannot read; 1 is most urgent."
-)
+DEADLINE_MS = Number("deadline_ms", "INT64", None, 0, 3_600_000, "Milliseconds from now after which the work stops.")
+PRIORITY_LEVEL = Number("priority_level", "INT32", 2, 1, 3, "Urgency: 1 is the most, 3 the least.")
 PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL)
 """Parameters of a request, beside its tensors."""
 

@@ -21,18 +21,8 @@ Inputs = Mapping[str, NDArray[Any] | None]
 PhotoSide = Annotated[int, Field(ge=contract.MIN_PHOTO_SIDE, le=contract.MAX_PHOTO_PIXELS)]
 ResizedSide = Annotated[int, Field(ge=contract.SIDE_MULTIPLE, le=contract.CANVAS, multiple_of=contract.SIDE_MULTIPLE)]
 
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+BROKEN = (struct.error, zlib.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, MemoryError, *BROKEN)
 """What Pillow's decoders raise on damaged or hostile files."""
 
 
@@ -91,12 +81,14 @@ def decode_photo(data: bytes, field: str) -> NDArray[np.uint8]:
     try:
         image = Image.open(io.BytesIO(data), formats=contract.PHOTO_FORMATS)
     except UNREADABLE as error:
-        raise InvalidArgument(field, "not a readable image", f"must be {_formats()}") from error
+        raise InvalidArgument(field, "not a readable image", f"must be {contract.ANY_PHOTO_FORMAT}") from error
     _check_pixel_size(image.size, field)
     try:
         return np.asarray(_flatten(ImageOps.exif_transpose(image)))
     except UNREADABLE as error:
-        raise InvalidArgument(field, f"damaged {image.format} file", f"must be a whole {_formats()}") from error
+        raise InvalidArgument(
+            field, f"damaged {image.format} file", f"must be a whole {contract.ANY_PHOTO_FORMAT}"
+        ) from error
 
 
 def resized_size(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -139,7 +131,7 @@ def _check_byte_size(data: bytes, field: str) -> None:
     if not isinstance(data, bytes):
         raise InvalidArgument(field, type(data).__name__, "must be BYTES")
     if not data:
-        raise InvalidArgument(field, "empty", f"must be {_formats()}")
+        raise InvalidArgument(field, "empty", f"must be {contract.ANY_PHOTO_FORMAT}")
     if len(data) > contract.MAX_PHOTO_BYTES:
         bound = f"must be at most {contract.MAX_PHOTO_BYTES} bytes"
         raise InvalidArgument(field, f"{len(data)} bytes", bound)
@@ -165,7 +157,3 @@ def _flatten(image: Image.Image) -> Image.Image:
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _formats() -> str:
-    return ", ".join(contract.PHOTO_FORMATS[:-1]) + " or " + contract.PHOTO_FORMATS[-1]

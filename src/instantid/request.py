@@ -20,7 +20,7 @@ from instantid.errors import Cancelled, InvalidArgument
 from instantid.photos import Canvases, Inputs, PhotoSize, read_photos
 from instantid.profile import Profile
 
-ELEMENTS: Mapping[str, Any] = {"BYTES": bytes, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
+NUMPY_TYPES: Mapping[str, Any] = {"UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
 MAX_CANVASES = contract.PHOTO.high + contract.POSE_PHOTO.high
 
 
@@ -146,9 +146,8 @@ def fill_sides(width: int | None, height: int | None, aspect: float, profile: Pr
     """
     if width is None:
         natural = math.sqrt(profile.native_area * aspect) if height is None else height * aspect
-        return _nearest_side(natural, profile), height or _nearest_side(
-            math.sqrt(profile.native_area / aspect), profile
-        )
+        other = height or _nearest_side(math.sqrt(profile.native_area / aspect), profile)
+        return _nearest_side(natural, profile), other
     return width, height or _nearest_side(width / aspect, profile)
 
 
@@ -178,7 +177,7 @@ def _value(option: Option, array: NDArray[Any]) -> Any:
     if array.size != 1:
         raise InvalidArgument(option.name, f"shape {list(array.shape)}", "must be [1]")
     element: Any = array.reshape(-1)[0]
-    if not isinstance(element, ELEMENTS[option.datatype]):
+    if not isinstance(element, NUMPY_TYPES.get(option.datatype, bytes)):
         raise InvalidArgument(option.name, type(element).__name__, f"must be {option.datatype}")
     if not isinstance(element, bytes):
         return float(str(element)) if option.datatype == "FP32" else int(element)

@@ -40,10 +40,11 @@ def condition(request: GenerationRequest, faces: Faces, input_pictures: NDArray[
     pose_index = count if request.has_pose_photo else 0
     pose = faces.largest(pose_index, "pose_photo") if request.has_pose_photo else found[0]
     embedding = np.stack([face.embedding for face in found]).mean(axis=0, dtype=np.float64)
-    placement = place(_resized(request.photos[pose_index]), (request.width, request.height))
+    posed = request.photos[pose_index]
+    placement = place((posed.resized_width, posed.resized_height), (request.width, request.height))
     landmarks = draw_landmarks(placement.apply(pose.landmarks), request.width, request.height)
     photos = [describe(face, request.photos[i], i) for i, face in enumerate(found)]
-    report = {**describe(pose, request.photos[pose_index], pose_index), "photos": photos}
+    report = {**describe(pose, posed, pose_index), "photos": photos}
     pictures = np.concatenate([input_pictures, landmarks[None]])
     return Conditioning(embedding.astype(np.float32)[None], pictures, json.dumps(report).encode())
 
@@ -67,7 +68,3 @@ def _check_given(request: GenerationRequest, input_pictures: NDArray[np.uint8]) 
     expected = (len(request.pictures) - 1, request.height, request.width, 3)
     if input_pictures.shape != expected:
         raise InvalidArgument("input_pictures", f"shape {list(input_pictures.shape)}", f"must be {list(expected)}")
-
-
-def _resized(photo: PhotoSize) -> tuple[int, int]:
-    return photo.resized_width, photo.resized_height

@@ -11,16 +11,9 @@ from numpy.typing import NDArray
 
 from instantid.contract import ModelSignature, Tensor
 from instantid.errors import EngineFailure, InvalidArgument, ServiceError
+from instantid.request import NUMPY_TYPES
 
 log = logging.getLogger(__name__)
-
-NUMPY_TYPES: Mapping[str, Any] = {
-    "BYTES": np.object_,
-    "UINT8": np.uint8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP32": np.float32,
-}
 
 
 def read_id(request: Any) -> str:
@@ -64,4 +57,4 @@ def error_response(error: Exception, request_id: str) -> Any:
 
 
 def _array(tensor: Tensor, value: Any) -> NDArray[Any]:
-    return np.ascontiguousarray(np.asarray(value, NUMPY_TYPES[tensor.datatype]))
+    return np.ascontiguousarray(np.asarray(value, NUMPY_TYPES.get(tensor.datatype, np.object_)))
