@@ -111,7 +111,7 @@ class Guard:
         with open(self.spec.log, "ab") as log:
             process = subprocess.Popen(
                 list(self.spec.command), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                start_new_session=True, preexec_fn=_die_with_parent, umask=0o077,
+                start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
         board = server_folder(process.pid)
         self._tell(pid=process.pid, ready=False, starts=self.state.starts + 1)
@@ -140,8 +140,11 @@ class Guard:
             return process.wait()
 
     def _probe(self) -> None:
+        """Triton lets every user read its regions, whatever the umask; before it is ready they hold no photo."""
         with contextlib.suppress(OSError):
             socket.create_connection(self.spec.address, timeout=0.5).close()
+            for region in SHARED_MEMORY.glob(f"{self.spec.shm_prefix}*"):
+                region.chmod(0o600)
             self._tell(ready=True)
 
     def _must_stop(self) -> bool:
