@@ -89,7 +89,7 @@ def test_the_serving_wheel_holds_nothing_but_the_package(serving_wheel):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("extras", ["server", "build,loadtest"])
+@pytest.mark.parametrize("extras", ["server", "build,loadtest", "gpu"])
 def test_the_locked_packages_resolve_to_wheels_for_the_images_python(extras, serving_wheel, tmp_path):
     """Asks the package index; Ubuntu 24.04 has glibc 2.39."""
     where = ["--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_39", "--target", tmp_path]
