@@ -110,7 +110,8 @@ class Answer:
 class Task:
     """One request on its way through the engine. `request` and `given` are what `Model.start` takes.
 
-    `deadline` and `arrived` are seconds of the engine's clock; `left` are the phases with their units not yet launched.
+    `deadline` and `arrived` are seconds of the engine's clock, `work` the estimated seconds of all its units by itself;
+    `left` are the phases with their units that were not launched yet.
     """
 
     request: Any
@@ -123,6 +124,7 @@ class Task:
     deadline: float | None = None
     is_cancelled: Callable[[], bool] = lambda: False
     arrived: float = 0.0
+    work: float = 0.0
     state: State | None = None
     cancelled: bool = False
     left: tuple[Phase, ...] = field(init=False)
