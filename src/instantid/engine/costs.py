@@ -51,12 +51,12 @@ class CostTable:
 
     def _estimate(self, kind: str, area: int, rows: int) -> float:
         nearest, points = self._nearest(kind, area)
-        (rows0, cost0), (rows1, cost1) = points[0], points[-1]
-        if rows0 < rows and len(points) > 1:
-            i = min(bisect.bisect_left(points, (rows, 0.0)), len(points) - 1)
-            (rows0, cost0), (rows1, cost1) = points[i - 1], points[i]
-            return area / nearest * max(cost0 + (rows - rows0) / (rows1 - rows0) * (cost1 - cost0), cost0)
-        return area / nearest * cost0 * rows / rows0
+        if len(points) == 1:
+            return area / nearest * points[0][1] * rows / points[0][0]
+        i = min(max(bisect.bisect_left(points, (rows, 0.0)), 1), len(points) - 1)
+        (rows0, cost0), (rows1, cost1) = points[i - 1], points[i]
+        line = cost0 + (rows - rows0) / (rows1 - rows0) * (cost1 - cost0)
+        return area / nearest * max(line, cost0 * min(rows / rows0, 1.0))
 
     def _nearest(self, kind: str, area: int) -> tuple[int, tuple[tuple[int, float], ...]]:
         known = [(other, points) for (name, other), points in self.measured.items() if name == kind]

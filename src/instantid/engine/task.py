@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from instantid.errors import EngineFailure, ServiceError
@@ -26,7 +27,7 @@ class Phase(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """The work of one request, at least one unit: its phases in order; the device bytes that it keeps once started."""
 
@@ -34,7 +35,7 @@ class Plan:
     phases: tuple[Phase, ...]
     bytes: int = 0
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return max(phase.rows for phase in self.phases)
 
