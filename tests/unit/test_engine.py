@@ -384,7 +384,7 @@ def test_costs_between_and_beyond_the_measured_rows():
     assert COSTS.seconds("step", LARGE, 8) == pytest.approx(3.95 + 4 * (3.95 - 1.98) / 2)
     assert COSTS.seconds("step", Group(1024 * 2048, "any key"), 1) == pytest.approx(2.0)
     assert COSTS.seconds("refine", LARGE, 1) == 0.0
-    assert COSTS.max_rows("refine", LARGE) == 0
+    assert COSTS.max_rows("refine", LARGE) == 1
     table = CostTable({("step", LARGE.area): ((2, 1.0), (4, 1.8))})
     assert table.seconds("step", LARGE, 1) == pytest.approx(0.6)
 
@@ -493,6 +493,7 @@ def test_an_answer_that_cannot_be_sent_costs_nobody_else_theirs():
     task.answer._send = broken
     bench.add("b", 2)
     bench.steps(20)
+    bench.engine.close()
     assert bench.heard["b"][0][0] == "b 3"
     assert bench.idle
 

@@ -33,8 +33,10 @@ class CostTable:
 
     def max_rows(self, kind: str, group: Group) -> int:
         """The largest batch to form: the largest that was measured, and smaller than any that `limit` was told."""
-        points = self.measured.get((kind, self._nearest(kind, group.area)), ((0, 0.0),))
-        return min(points[-1][0], self._limits.get((kind, group.area), points[-1][0]))
+        key = kind, group.area
+        if key not in self._limits:
+            self._limits[key] = self._nearest(*key)[1][-1][0]
+        return self._limits[key]
 
     def limit(self, kind: str, group: Group, rows: int) -> None:
         """Never form a batch of this kind and area with so many rows again: the device could not hold it."""
@@ -48,21 +50,17 @@ class CostTable:
         return self.seconds(kind, group, rows + more) <= WORTHWHILE * apart
 
     def _estimate(self, kind: str, area: int, rows: int) -> float:
-        nearest = self._nearest(kind, area)
-        points = self.measured.get((kind, nearest))
-        if not points:
-            return 0.0
-        scale = area / nearest
+        nearest, points = self._nearest(kind, area)
         if len(points) == 1:
-            return scale * points[0][1] * rows / points[0][0]
+            return area / nearest * points[0][1] * rows / points[0][0]
         i = min(max(bisect.bisect_left(points, (rows, 0.0)), 1), len(points) - 1)
         (rows0, cost0), (rows1, cost1) = points[i - 1], points[i]
-        share = (rows - rows0) / (rows1 - rows0)
-        return scale * max(cost0 + share * (cost1 - cost0), cost0 * rows / rows0 if rows < rows0 else cost0)
+        line = cost0 + (rows - rows0) / (rows1 - rows0) * (cost1 - cost0)
+        return area / nearest * max(line, cost0 * min(rows / rows0, 1.0))
 
-    def _nearest(self, kind: str, area: int) -> int:
-        areas = (other for known, other in self.measured if known == kind)
-        return min(areas, key=lambda other: abs(other - area), default=area)
+    def _nearest(self, kind: str, area: int) -> tuple[int, tuple[tuple[int, float], ...]]:
+        known = [(other, points) for (name, other), points in self.measured.items() if name == kind]
+        return min(known, key=lambda entry: abs(entry[0] - area), default=(area, ((1, 0.0),)))
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps([[*key, points] for key, points in self.measured.items()], indent=1) + "\n")

@@ -61,6 +61,7 @@ class Engine:
         for task in tasks:
             task.arrived = self.clock()
             with self._at_the_cost_of(task):
+                task.work = self.policy.remaining(task)
                 self.admission.admit(task)
                 self._tell("queued", [task])
 
@@ -132,11 +133,10 @@ class Engine:
 
     def _drop_ended(self) -> None:
         for task in self.admission.tasks:
-            with self._at_the_cost_of(task):
-                if task.cancelled or (task.deadline is not None and self.clock() >= task.deadline):
-                    reason = "cancelled by the caller" if task.cancelled else "deadline_ms: the deadline passed"
-                    left, units = (sum(phase.count for phase in phases) for phases in (task.left, task.plan.phases))
-                    raise Cancelled(f"{reason} with {left} of {units} units of work left")
+            if task.cancelled or (task.deadline is not None and self.clock() >= task.deadline):
+                reason = "cancelled by the caller" if task.cancelled else "deadline_ms: the deadline passed"
+                left, units = (sum(phase.count for phase in phases) for phases in (task.left, task.plan.phases))
+                self._fail(task, Cancelled(f"{reason} with {left} of {units} units of work left"))
 
     def _start_waiting(self) -> None:
         self.policy.keep_accounts(self.admission.tasks, self.clock())

@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from instantid.engine.costs import CostTable
-from instantid.engine.task import Phase, Task
+from instantid.engine.task import Task
 
 CREDIT = 4.0
 """Full rooms of work that an account can save. With three, five equal tenants at 0.9 of the device's capacity exceed
@@ -40,11 +40,12 @@ requests of tenants that would have to wait for the first one's."""
 
 @dataclass(slots=True)
 class Account:
-    """The used part of a tenant's credit, the filled part of its room, and the credit in seconds."""
+    """The used part of a tenant's credit and the filled part of its room; credit in seconds, excess in pictures."""
 
     used: float = 0.0
     filled: float = 0.0
     credit: float = math.inf
+    excess: int = 0
 
 
 class Policy:
@@ -72,6 +73,9 @@ class Policy:
         for task in tasks:
             self._account(task).filled += task.plan.rows / self._rows
         self._accounts = {name: account for name, account in self._accounts.items() if account.used or account.filled}
+        for account in self._accounts.values():
+            excess = (account.used + account.filled - 1) * self._credit * self._rows / PICTURE_ROWS
+            account.excess = max(math.ceil(excess), 0)
 
     def first(self, tasks: Collection[Task], now: float) -> Task:
         """The task to run first."""
@@ -83,16 +87,16 @@ class Policy:
         (kind, rows, _), group, batch = first.left[0], first.plan.group, [first]
         alone = self.costs.seconds(kind, group, rows)
 
-        def joins(task: Task) -> bool:
-            more, stretch = task.left[0].rows, GUEST_STRETCH if self._excess(task) > self._excess(first) else STRETCH
+        def joins(more: int, stretch: float = STRETCH) -> bool:
             pays = self.costs.joining_pays(kind, group, rows, more)
             return pays and self.costs.seconds(kind, group, rows + more) <= stretch * alone
 
         same = [t for t in tasks if t is not first and t.left[0].kind == kind and t.plan.group == group]
-        for task in sorted(filter(joins, same), key=lambda task: self._rank(task, now)):
-            if joins(task):
-                batch.append(task)
-                rows += task.left[0].rows
+        if any(map(joins, {task.left[0].rows for task in same})):
+            for task in sorted(same, key=lambda task: self._rank(task, now)):
+                if joins(task.left[0].rows, GUEST_STRETCH if self._excess(task) > self._excess(first) else STRETCH):
+                    batch.append(task)
+                    rows += task.left[0].rows
         return batch
 
     def charge(self, batch: Sequence[Task]) -> None:
@@ -100,8 +104,7 @@ class Policy:
         rows = sum(task.left[0].rows for task in batch)
         for task in batch:
             account, seconds = self._account(task), self.seconds(batch) * task.left[0].rows / rows
-            room = self._work(task, task.plan.phases) * self._rows / task.plan.rows
-            account.credit = self._credit * room or math.inf
+            account.credit = self._credit * task.work * self._rows / task.plan.rows or math.inf
             account.used = min(account.used + seconds / account.credit, 1.0)
 
     def seconds(self, batch: Sequence[Task]) -> float:
@@ -111,20 +114,17 @@ class Policy:
 
     def remaining(self, task: Task) -> float:
         """Seconds of work that are left of a task by itself."""
-        return self._work(task, task.left)
-
-    def _work(self, task: Task, phases: Sequence[Phase]) -> float:
         group = task.plan.group
-        return sum(count * self.costs.seconds(kind, group, rows) for kind, rows, count in phases)
+        return sum(count * self.costs.seconds(kind, group, rows) for kind, rows, count in task.left)
 
     def _rank(self, task: Task, now: float) -> tuple[int, int, float, float]:
-        work = (self.remaining(task) * self._work(task, task.plan.phases)) ** 0.5
+        work = (self.remaining(task) * task.work) ** 0.5
         return task.priority_level, self._excess(task), work - AGEING * (now - task.arrived), task.arrived
 
     def _excess(self, task: Task) -> int:
         """Pictures by which the task's tenant exceeds its share; 0 within it."""
-        account = self._account(task)
-        return max(math.ceil((account.used + account.filled - 1) * self._credit * self._rows / PICTURE_ROWS), 0)
+        account = self._accounts.get(task.tenant)
+        return account.excess if account else 0
 
     def _account(self, task: Task) -> Account:
         return self._accounts.setdefault(task.tenant, Account())

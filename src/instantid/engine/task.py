@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from instantid.errors import EngineFailure, ServiceError
@@ -26,7 +27,7 @@ class Phase(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """The work of one request, at least one unit: its phases in order; the device bytes that it keeps once started."""
 
@@ -34,7 +35,7 @@ class Plan:
     phases: tuple[Phase, ...]
     bytes: int = 0
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return max(phase.rows for phase in self.phases)
 
@@ -111,7 +112,8 @@ class Answer:
 class Task:
     """One request on its way through the engine. `request` and `given` are what `Model.start` takes.
 
-    `deadline` and `arrived` are seconds of the engine's clock; `left` are the phases with their units not yet launched.
+    `deadline` and `arrived` are seconds of the engine's clock, `work` the estimated seconds of all its units by itself;
+    `left` are the phases with their units that were not launched yet.
     """
 
     request: Any
@@ -124,6 +126,7 @@ class Task:
     deadline: float | None = None
     is_cancelled: Callable[[], bool] = lambda: False
     arrived: float = 0.0
+    work: float = 0.0
     state: State | None = None
     cancelled: bool = False
     left: tuple[Phase, ...] = field(init=False)
