@@ -112,7 +112,7 @@ def _kind(option: contract.Option) -> tuple[Any, dict[str, Any]]:
     if isinstance(option, contract.Images):
         return Path, {"exists": True, "dir_okay": False}
     if isinstance(option, contract.Choice):
-        return enum.Enum(option.name, [(choice, choice) for choice in option.choices]), {}  # type: ignore[misc]
+        return enum.Enum(option.name, [(choice, choice) for choice in option.choices]), {}
     if isinstance(option, contract.Text):
         return str, {}
     return float if option.datatype == "FP32" else int, {"min": option.low, "max": option.high}

@@ -67,6 +67,7 @@ GRPC_NOT_SENT = (
 GRPC_HTTP_404 = "Received http2 header with status: 404"
 
 ENSEMBLE = re.compile(r"in ensemble '[^']*', ")
+REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 NAME = r"[a-z_]+(?:\[\d+\])?"
 FIELD = re.compile(rf"({NAME}(?:, {NAME})*): ")
 DYNAMO = re.compile(r"Failed to (?:fold completions|generate tensor response) stream: (\w+): ", re.ASCII)
@@ -120,8 +121,9 @@ def _kind_and_text(reply: Reply, request_id: str) -> tuple[Kind, str, bool]:
     if reply.status == "INTERNAL" and (framed := DYNAMO.match(text)):
         kind, text = DYNAMO_CLASSES.get(framed.group(1), ServerError), text[framed.end() :]
     bare = ENSEMBLE.sub("", text, count=1) if ENSEMBLE.match(text) else text
-    from_model = bare != text or text.startswith(f"[request id: {request_id}] ")
-    text = bare.removeprefix(f"[request id: {request_id}] ").removeprefix("[request id: <id_unknown>] ")
+    from_model = bare != text or REQUEST_ID.match(text) is not None
+    own = f"[request id: {request_id}] "
+    text = bare.removeprefix(own) if bare.startswith(own) else REQUEST_ID.sub("", bare, count=1)
     if reply.status == "UNAVAILABLE":
         return _unavailable(reply, text, from_model), text, from_model
     if from_model and kind in (NotFound, Unimplemented):

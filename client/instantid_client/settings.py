@@ -1,6 +1,5 @@
 """How a client is made, and who calls."""
 
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
@@ -84,7 +83,7 @@ class Settings:
 
 def check_seconds(name: str, value: Any) -> float:
     """A finite number of at most an hour; zero and less are times that have passed."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value > LONGEST_TIMEOUT:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value <= LONGEST_TIMEOUT:
         raise invalid(name, str(value)[:64], f"must be a number of seconds, at most {LONGEST_TIMEOUT:g}")
     return value
 
