@@ -58,10 +58,10 @@ ENVOY_NOT_SENT = {
     *(f"{ENVOY_RESET}{why}" for why in ("remote connection failure", "local connection failure", "connection timeout")),
 }
 GRPC_NOT_SENT = (
+    "connections to all backends failing",
     "failed to connect to all addresses",
     "errors resolving ",
     "DNS resolution failed",
-    "empty address list",
 )
 """How the texts begin that gRPC itself writes where there is no connection."""
 GRPC_HTTP_404 = "Received http2 header with status: 404"
@@ -102,8 +102,8 @@ class Reply:
 
 
 def error_for(reply: Reply, request_id: str = "", address: str = "") -> InstantIDError:
-    kind, text, from_model = _kind_and_text(reply, request_id)
-    found = FIELD.match(text) if from_model or kind is InvalidArgument else None
+    kind, text = _kind_and_text(reply, request_id)
+    found = FIELD.match(text)
     named = found.group(1) if found and _is_ours(found.group(1)) else ""
     if kind is Cancelled and named == "deadline_ms":
         kind = DeadlineExceeded
@@ -115,8 +115,8 @@ def error_for(reply: Reply, request_id: str = "", address: str = "") -> InstantI
     return error
 
 
-def _kind_and_text(reply: Reply, request_id: str) -> tuple[Kind, str, bool]:
-    """The class, the text without the frames that others put around it, and whether a model or its queue wrote it."""
+def _kind_and_text(reply: Reply, request_id: str) -> tuple[Kind, str]:
+    """The class, and the text without the frames that others put around it."""
     kind, text = BY_STATUS.get(reply.status, ServerError), reply.text
     if reply.status == "INTERNAL" and (framed := DYNAMO.match(text)):
         kind, text = DYNAMO_CLASSES.get(framed.group(1), ServerError), text[framed.end() :]
@@ -125,12 +125,12 @@ def _kind_and_text(reply: Reply, request_id: str) -> tuple[Kind, str, bool]:
     own = f"[request id: {request_id}] "
     text = bare.removeprefix(own) if bare.startswith(own) else REQUEST_ID.sub("", bare, count=1)
     if reply.status == "UNAVAILABLE":
-        return _unavailable(reply, text, from_model), text, from_model
+        return _unavailable(reply, text, from_model), text
     if from_model and kind in (NotFound, Unimplemented):
         kind = ServerError
     if kind is Unimplemented and (_is_proxys_own(reply) or text.startswith(GRPC_HTTP_404)):
         kind = NoRoute
-    return kind, text, from_model
+    return kind, text
 
 
 def _unavailable(reply: Reply, text: str, from_model: bool) -> Kind:
