@@ -135,7 +135,8 @@ class Caller:
     def __call__(self, url, method, *arguments, client=None, **options):
         if self.kind is InstantIDClient:
             with InstantIDClient(url, **(client or {})) as made:
-                return getattr(made, method)(*arguments, **options)
+                found = getattr(made, method)(*arguments, **options)
+                return list(found) if inspect.isgenerator(found) else found
         return asyncio.run(self._awaited(url, method, arguments, client or {}, options))
 
     async def _awaited(self, url, method, arguments, client, options):
