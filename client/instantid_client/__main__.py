@@ -58,9 +58,7 @@ def generate(  # noqa: PLR0913 - one parameter for each flag
     *,
     photo: Annotated[
         list[Path],
-        typer.Argument(
-            help="1..4 photos of one person; - is standard input.", exists=True, dir_okay=False, allow_dash=True
-        ),
+        typer.Argument(help="1..4 photos of one person; - is standard input."),
     ],
     prompt: Annotated[str, typer.Option(help="What to paint.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the picture goes; - is standard output.")],
@@ -92,9 +90,7 @@ def batch(
     *,
     requests: Annotated[
         Path,
-        typer.Argument(
-            help="JSON lines: photo, prompt, output and options; - is standard input.", exists=True, allow_dash=True
-        ),
+        typer.Argument(help="JSON lines: photo, prompt, output and options; - is standard input."),
     ],
     concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1, max=256)] = 4,
     parents: Parents = False,
@@ -115,7 +111,7 @@ def batch(
             asyncio.run(paint([line for line in lines if isinstance(line, Line)], connection(), concurrency, tally))
         except KeyboardInterrupt:
             tally.interrupted = True
-        console.print(f"instantid: {tally}", highlight=False)
+        console.print(f"instantid: {tally}", highlight=False, soft_wrap=True)
         if tally.exit_code:
             raise typer.Exit(tally.exit_code)
 

@@ -11,6 +11,7 @@ from instantid_client._values import check_values
 from instantid_client.batch import CAUGHT, BatchRequest
 from instantid_client.errors import invalid
 from instantid_client.files import check_writable, format_for, output_paths
+from instantid_client.photos import check_size
 
 BOM = b"\xef\xbb\xbf"
 FIELDS = "photo", "prompt", "output"
@@ -70,9 +71,9 @@ def _parse(number: int, text: bytes, folder: Path) -> Line:
         fields["pose_photo"] = _photo(folder, "pose_photo", fields["pose_photo"])
     checked = check_values(fields)
     count = checked.get("num_images_per_prompt", 1)
-    request: Any = {**checked, "prompt": checked["prompt"]} if "prompt" in checked else None
-    if request is None:
+    if "prompt" not in checked:
         raise invalid("prompt", "null", "is required")
+    request: Any = checked
     return Line(number, request, output, output_paths(output, count))
 
 
@@ -82,6 +83,7 @@ def _photo(folder: Path, field: str, name: Any) -> Path:
         raise FileNotFoundError(f"{field}: {path}: no such file")
     if not os.access(path, os.R_OK):
         raise PermissionError(f"{field}: {path}: cannot be read")
+    check_size(path.stat().st_size, field)
     return path
 
 

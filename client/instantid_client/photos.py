@@ -34,11 +34,15 @@ def read_photo(photo: object, field: str) -> bytes:
     """The encoded photo. Raises InvalidArgument if it is empty or too large, OSError if the file cannot be read, and
     TypeError for what is no photo."""
     data = _encoded(photo, field)
-    if not data:
-        raise invalid(field, "empty", f"must be {', '.join(contract.PHOTO_FORMATS)}")
-    if len(data) > contract.MAX_PHOTO_BYTES:
-        raise invalid(field, f"{len(data)} bytes", f"must be at most {contract.MAX_PHOTO_BYTES} bytes")
+    check_size(len(data), field)
     return data
+
+
+def check_size(size: int, field: str) -> None:
+    if not size:
+        raise invalid(field, "empty", f"must be {', '.join(contract.PHOTO_FORMATS)}")
+    if size > contract.MAX_PHOTO_BYTES:
+        raise invalid(field, f"{size} bytes", f"must be at most {contract.MAX_PHOTO_BYTES} bytes")
 
 
 def _encoded(photo: object, field: str) -> bytes:
