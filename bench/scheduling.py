@@ -28,7 +28,6 @@ from tritonclient.utils import InferenceServerException
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from instantid.request import GenerationRequest
-from instantid.serving.calibration import make_job
 
 ROOT = Path(__file__).parents[1]
 FIRST_COME = """
@@ -101,14 +100,19 @@ class Caller:
         return float(np.median([self.send(kind, seed).result() for seed in turns]))
 
     def _inputs(self, kind: Class, seed: int) -> list[triton.InferInput]:
-        job = make_job((self.size, self.size))
-        request: GenerationRequest = replace(
-            job.request, num_inference_steps=kind.steps, guidance_scale=5.0, seed=seed, tenant=kind.tenant
+        request = GenerationRequest(
+            prompt="a portrait",
+            width=self.size,
+            height=self.size,
+            num_inference_steps=kind.steps,
+            seed=seed,
+            tenant=kind.tenant,
         )
+        embedding = np.random.default_rng(seed).normal(size=(1, 1, 512)).astype(np.float32)
         return [
             _tensor("request", np.array([[request.to_json()]], object), "BYTES"),
-            _tensor("embedding", job.embedding[None], "FP32"),
-            _tensor("landmark_picture", job.landmark_picture[None], "UINT8"),
+            _tensor("embeddings", embedding, "FP32"),
+            _tensor("pictures", np.zeros((1, 1, self.size, self.size, 3), np.uint8), "UINT8"),
         ]
 
 
