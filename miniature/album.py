@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from miniature import SIZE
 from miniature.head import Pose, View
 from miniature.painter import Face, draw_person, random_appearance
 from miniature.people import WRINKLED, Identity, random_identity
@@ -24,7 +25,6 @@ from miniature.scenery import SCENERY, draw_scenery
 from miniature.styles import apply_style
 
 ImageArray = npt.NDArray[np.uint8]
-SIZE = 128
 ALBUM_STYLES = ("photo", "black and white photo")
 STYLE_SHARES = (0.9, 0.1)
 FIRST = 10_000

@@ -15,8 +15,9 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, time_ids
-from miniature.networks import LATENT_CHANNELS, SCHEDULER, make_text_encoders, make_unet
+from miniature.networks import make_text_encoders, make_unet
 from miniature.scenery import SCENERY
+from miniature.trained import SIZES, VELOCITY_SCHEDULER
 from miniature.training import Trainer, grid, join_others, own_share, to_pictures
 
 NAMED, DROPPED = 0.7, 0.1
@@ -35,7 +36,7 @@ def main(
     torch.manual_seed(1)
     join_others()
     data, captions, noise = encode_album(work, people, device), Captions(), Noise(device)
-    unet, encoders = make_unet().to(device), make_text_encoders()
+    unet, encoders = make_unet(SIZES).to(device), make_text_encoders(SIZES)
     modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": encoders[0], "text_encoder_2": encoders[1]}
     for encoder in encoders:
         encoder.to(device)
@@ -74,10 +75,11 @@ def sample(
     unet: Any, text: tuple[Tensor, Tensor], rows: int, device: str, steps: int = 20, scale: float = 4.0
 ) -> Tensor:
     """Latents of `rows` captions, whose encodings come first in `text`; the last one is the empty caption's."""
-    scheduler = EulerDiscreteScheduler(**SCHEDULER)
+    scheduler = EulerDiscreteScheduler(**VELOCITY_SCHEDULER)
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn((rows, LATENT_CHANNELS, 16, 16), generator=generator).to(device) * scheduler.init_noise_sigma
+    latents = torch.randn((rows, SIZES.latent_channels, 16, 16), generator=generator).to(device)
+    latents = latents * scheduler.init_noise_sigma
     tokens, pooled = (torch.cat([part[-1:].expand(rows, *part.shape[1:]), part[:rows]]) for part in text)
     added = {"text_embeds": pooled, "time_ids": time_ids(2 * rows, device)}
     for timestep in scheduler.timesteps:

@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from instantid.faces.landmark_picture import draw_landmarks
+from miniature import SIZE
 from miniature.album import Album, face_places
 from miniature.findings import face_networks, find_faces
 from miniature.identity import InstantID
 from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, keep
 from miniature.likeness import Likeness
-from miniature.networks import LATENT_CHANNELS, SCHEDULER, SIZE
+from miniature.trained import SIZES, VELOCITY_SCHEDULER
 from miniature.training import Trainer, first_alone, grid, join_others, own_share, to_pictures
 from miniature.words import begin_with_words
 
@@ -86,9 +87,9 @@ class Task:
     @torch.inference_mode()
     def sheet(self, people: int = 8) -> np.ndarray:
         """For some people: a photo, another one, and what is painted from that face and those landmarks."""
-        scheduler = EulerDiscreteScheduler(**SCHEDULER)
+        scheduler = EulerDiscreteScheduler(**VELOCITY_SCHEDULER)
         scheduler.set_timesteps(20)
-        noise = torch.randn((people, LATENT_CHANNELS, 16, 16), generator=torch.Generator().manual_seed(0))
+        noise = torch.randn((people, SIZES.latent_channels, 16, 16), generator=torch.Generator().manual_seed(0))
         latents = noise.to(self.device) * scheduler.init_noise_sigma
         texts = [EMPTY] * people + ["a photo of a person, blue suit, sunset"] * people
         text = encode_text(self.model.encoders, self.captions(texts, self.device))

@@ -14,11 +14,12 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from miniature import SIZE
 from miniature.album import face_places, make_album
 from miniature.faces import DATA, loaded
-from miniature.networks import LATENT_CHANNELS, SIZE, make_vae
+from miniature.networks import make_vae
 from miniature.recogniser import Recogniser
-from miniature.trained import load_vae
+from miniature.trained import SIZES, load_vae
 from miniature.training import Trainer, grid, to_pictures
 
 CROP, CROPPED, KL = 64, 0.6, 2e-6
@@ -72,8 +73,8 @@ def main(
 
 
 def _fresh() -> nn.Module:
-    vae = make_vae()
-    nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], SURE)
+    vae = make_vae(SIZES)
+    nn.init.constant_(vae.quant_conv.bias[SIZES.latent_channels :], SURE)
     return vae
 
 

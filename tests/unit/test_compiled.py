@@ -2,10 +2,10 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
 from instantid.models import compiled
 from instantid.models.compiled import (
@@ -23,31 +23,16 @@ from miniature import sdxl
 
 SIZE, ROWS = (64, 64), 2
 SHAPES = [(SIZE, ROWS)]
-BLOCKS = {
-    **sdxl.BLOCKS,
-    "block_out_channels": (32,),
-    "down_block_types": ("CrossAttnDownBlock2D",),
-    "attention_head_dim": (2,),
-    "transformer_layers_per_block": (1,),
-}
-
-
-def make_unet():
-    return UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, up_block_types=("CrossAttnUpBlock2D",), **BLOCKS
-    )
+SIZES = replace(sdxl.TEST_SIZES, widths=(32,), heads=(2,), depths=(1,))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """The smallest networks that have every part: a compiler takes minutes for the miniature's."""
     folder = tmp_path_factory.mktemp("weights")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sdxl, "BLOCKS", BLOCKS)
-        patch.setattr(sdxl, "make_unet", make_unet)
-        sdxl.write_sdxl(folder / "sdxl")
-        sdxl.write_identitynet(folder / "identitynet")
-        sdxl.write_adapter(folder / "adapter")
+    sdxl.write_sdxl(folder / "sdxl", SIZES)
+    sdxl.write_identitynet(folder / "identitynet", SIZES)
+    sdxl.write_adapter(folder / "adapter", SIZES)
     return folder
 
 

@@ -20,7 +20,7 @@ from build_tools.published.transfer import Hub
 from build_tools.published.verify import verify
 from instantid.models.sdxl import SdxlModel
 from instantid.profile import SDXL, load_profile
-from miniature.sdxl import TEXT_WIDTHS
+from miniature.sdxl import TEST_SIZES
 
 from .hub import REVISION, LoopbackHub
 from .published_miniature import published_files, write_manifest
@@ -140,7 +140,7 @@ def test_the_text_encoders_are_really_loaded(full, diffusion_weights):
     found, expected = (
         SdxlModel.load(folder, cpu, torch.float32).networks.text.encode(text) for folder in (full, diffusion_weights)
     )
-    first = slice(TEXT_WIDTHS[0])
+    first = slice(TEST_SIZES.text_widths[0])
     torch.testing.assert_close(found.tokens[..., first], expected.tokens[..., first], rtol=0.01, atol=0.01)
     torch.testing.assert_close(found.pooled, expected.pooled, rtol=0.01, atol=0.01)
 
