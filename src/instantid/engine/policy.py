@@ -74,7 +74,7 @@ class Policy:
             self._account(task).filled += task.plan.rows / self._rows
         self._accounts = {name: account for name, account in self._accounts.items() if account.used or account.filled}
         for account in self._accounts.values():
-            excess = (account.used + account.filled - 1) * self._credit * self._rows / PICTURE_ROWS
+            excess = (account.used + min(account.filled, 1.0) - 1) * self._credit * self._rows / PICTURE_ROWS
             account.excess = max(math.ceil(excess), 0)
 
     def first(self, tasks: Collection[Task], now: float) -> Task:
