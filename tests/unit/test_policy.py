@@ -20,7 +20,7 @@ def make_tasks(policy, tenant, count, steps, group=LARGE, arrived=0.0):
     plan = Plan(group, (Phase("step", 1, steps),))
     tasks = [Task({}, None, plan, Answer(lambda outcome: None), tenant=tenant, arrived=arrived) for _ in range(count)]
     for task in tasks:
-        task.work = policy.remaining(task)
+        task.work = task.remaining = policy.remaining(task)
     return tasks
 
 

@@ -61,7 +61,7 @@ class Engine:
         for task in tasks:
             task.arrived = self.clock()
             with self._at_the_cost_of(task):
-                task.work = self.policy.remaining(task)
+                task.work = task.remaining = self.policy.remaining(task)
                 self.admission.admit(task)
                 self._tell("queued", [task])
 
@@ -77,8 +77,11 @@ class Engine:
     def poll_cancelled(self) -> None:
         """Ask for every task whether its caller has cancelled; for a thread that does so every few tens of ms."""
         for task in self.admission.tasks:
-            with self._at_the_cost_of(task):
+            try:
                 task.cancelled |= task.is_cancelled()
+            except Exception:
+                log.exception("request %r cannot be asked and counts as cancelled", task.request_id)
+                task.cancelled = True
 
     def run(self) -> None:
         """Work until closed; every task that is left then is answered with an error.
@@ -125,7 +128,7 @@ class Engine:
     @property
     def load(self) -> Load:
         started = self.admission.started
-        backlog = sum(self.policy.remaining(task) for task in self.admission.tasks)
+        backlog = sum(task.remaining for task in self.admission.tasks)
         return Load(len(started), sum(task.plan.rows for task in started), backlog)
 
     def _expected_end(self) -> float:
@@ -176,6 +179,7 @@ class Engine:
             return None
         for task in batch:
             task.advance()
+            task.remaining = self.policy.remaining(task)
         return Launched(unit, kind, rows, batch, [task for task in batch if not task.left], expected)
 
     def _launch_alone(self, batch: list[Task], rows: int, error: Exception) -> None:
@@ -210,6 +214,7 @@ class Engine:
     def _finish_and_answer(self, task: Task) -> None:
         with self._at_the_cost_of(task):
             self._answer(task, self.finish(task))
+        task.state = None
 
     @contextmanager
     def _at_the_cost_of(self, *tasks: Task) -> Iterator[None]:
@@ -222,6 +227,7 @@ class Engine:
 
     def _fail(self, task: Task, error: Exception) -> None:
         self.admission.leave(task)
+        task.state = None
         if isinstance(error, DeviceFailure):
             self._broken = error
         if not isinstance(error, ServiceError):
@@ -230,7 +236,6 @@ class Engine:
         self._answer(task, error)
 
     def _answer(self, task: Task, outcome: Any) -> None:
-        task.state = None
         try:
             if task.answer.give(outcome):
                 self._tell("ended", [task], seconds=self.clock() - task.arrived, outcome=outcome)
