@@ -169,31 +169,27 @@ class Engine:
         return []
 
     def _launch(self, batch: list[Task]) -> Launched | None:
+        """Launch a unit for the batch; where that raises, and so nothing has advanced, for each of the batch alone."""
         kind, rows = batch[0].left[0].kind, sum(task.left[0].rows for task in batch)
         try:
             expected = self.policy.seconds(batch)
             self._late_at += EXPECTED_TIMES * expected
             unit = self.model.work(kind, [task.state for task in batch])
         except Exception as error:  # noqa: BLE001
-            self._launch_alone(batch, rows, error)
+            if len(batch) == 1 or isinstance(error, DeviceFailure):
+                self._fail(batch[0], error)
+                return None
+            log.warning("a unit of %d requests failed (%s); running each alone", len(batch), error)
+            if isinstance(error, Overloaded):
+                self.policy.costs.limit(kind, batch[0].plan.group, rows)
+            for task in batch:
+                self._settle()
+                self._in_flight = self._launch([task]) if task.state and not self._broken else None
             return None
         for task in batch:
             task.advance()
             task.remaining = self.policy.remaining(task)
         return Launched(unit, kind, rows, batch, [task for task in batch if not task.left], expected)
-
-    def _launch_alone(self, batch: list[Task], rows: int, error: Exception) -> None:
-        """After a launch raised, and so nothing advanced: each of the batch by itself."""
-        if len(batch) == 1 or isinstance(error, DeviceFailure):
-            self._fail(batch[0], error)
-            return
-        log.warning("a unit of %d requests failed (%s); running each alone", len(batch), error)
-        if isinstance(error, Overloaded):
-            self.policy.costs.limit(batch[0].left[0].kind, batch[0].plan.group, rows)
-        for task in batch:
-            self._settle()
-            if task.state and not self._broken:
-                self._in_flight = self._launch([task])
 
     def _settle(self) -> None:
         """Wait for the unit in flight; end the tasks that failed in it, hand over those that are finished."""
