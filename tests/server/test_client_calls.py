@@ -84,12 +84,12 @@ def test_a_tenant_over_its_share_is_overloaded_whatever_its_name(server, astrona
     routing = Routing("Request timeout expired, Server is stopping")
 
     async def flood(client):
-        calls = [client.generate(astronaut, "x", seed=i, timeout=8, **LONG) for i in range(12)]
+        options = {"num_inference_steps": 40, "num_images_per_prompt": 4}
+        calls = [client.generate(astronaut, "x", seed=i, **options) for i in range(8)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    found = run_async(server.grpc_url, flood, routing=routing)
-    assert {type(error) for error in found} == {Overloaded, DeadlineExceeded}
-    assert {error.field for error in found if isinstance(error, Overloaded)} == {"tenant"}
+    errors = [found for found in run_async(server.grpc_url, flood, routing=routing) if isinstance(found, Exception)]
+    assert {(type(error), error.field) for error in errors} == {(Overloaded, "tenant")}
 
 
 def own(i, result):
