@@ -6,12 +6,12 @@ from typing import TypeVar
 
 import onnx
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from miniature.detector import WIDTHS, Detector, PublishedForm
 from miniature.recogniser import EMBEDDING, Recogniser
+from miniature.training import load_float16
 
 DATA = Path(__file__).parent / "data"
 _OPSET = 17
@@ -46,11 +46,7 @@ def write_recogniser(path: Path, weights: Path = DATA / "recogniser.safetensors"
 
 def loaded(model: Model, weights: Path) -> Model:
     """The model in evaluation mode with these float16 weights as float32, BatchNorm folded into convolutions."""
-    state = {name: value.float() for name, value in load_file(weights).items()}
-    missing = [name for name in model.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name]
-    if missing:
-        raise ValueError(f"{weights.name} lacks {missing[:3]}")
-    return fold_norms(model.eval())
+    return fold_norms(load_float16(model, weights).eval())
 
 
 def fold_norms(model: Model) -> Model:
