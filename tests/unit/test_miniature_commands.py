@@ -15,7 +15,7 @@ ALBUM = ["--people", "16"]
 SHORT = {
     "train_detector": ["--batch", "2", "2", "--pool-size", "16", "--mine", "16", "--portraits", "8"],
     "train_recogniser": ["--batch", "8", "--people", "8", "--shots", "3"],
-    **dict.fromkeys(("train_vae", "train_base", "train_identity"), ["--batch", "4", *ALBUM]),
+    **{name: ["--batch", "4", *ALBUM] for name in ("train_vae", "train_base", "train_identity")},
 }
 
 
