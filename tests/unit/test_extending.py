@@ -65,10 +65,8 @@ def test_the_blocks_of_the_page_run(plain):
 
 def test_every_row_of_the_table_has_a_block_of_at_most_thirty_lines():
     rows = re.findall(r"^\| \[[^\]]+\]\(#([a-z-]+)\)", PAGE, re.MULTILINE)
-    sections = {
-        title.lower().replace(" ", "-"): text
-        for title, text in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
-    }
+    pattern = r"^## (.+?)\n(.*?)(?=^## |\Z)"
+    sections = {title.lower().replace(" ", "-"): text for title, text in re.findall(pattern, PAGE, re.DOTALL | re.M)}
     assert len(rows) == 8
     for row in rows:
         (block,) = re.findall(r"```python\n(.*?)```", sections[row], re.DOTALL)
