@@ -37,6 +37,15 @@ def test_the_readme_has_blocks_of_all_kinds():
     assert {kind for kind, _ in BLOCKS} == {"bash", "python", "sh"}
 
 
+def name_for_json(messages):
+    """As protoc does; Python's descriptors leave these names out."""
+    for message in messages:
+        for field in message.field:
+            first, *others = field.name.split("_")
+            field.json_name = first + "".join(word.capitalize() for word in others)
+        name_for_json(message.nested_type)
+
+
 @pytest.fixture
 def tools(tmp_path):
     """A folder with the real grpcurl, and what takes the place of the public proto files: their descriptors."""
@@ -46,6 +55,7 @@ def tools(tmp_path):
     descriptors = descriptor_pb2.FileDescriptorSet()
     for module in (model_config_pb2, service_pb2):
         module.DESCRIPTOR.CopyToProto(descriptors.file.add())
+        name_for_json(descriptors.file[-1].message_type)
     (folder / "service.protoset").write_bytes(descriptors.SerializeToString())
     return folder
 
