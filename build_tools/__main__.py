@@ -1,4 +1,4 @@
-"""`python -m build_tools <verb>`: weights, face graph, embedded server, demo."""
+"""`python -m build_tools <verb>`: weights, face graph, configurations, embedded server, demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from build_tools.compile import compile_command
 from build_tools.embedded.serve import serve_command
 from build_tools.published.cli import convert_command, download_command, full_command, verify_command
 
@@ -13,6 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 weights = typer.Typer(no_args_is_help=True, help="Make one set of weights in its own folder, or prove it whole.")
 app.add_typer(weights, name="weights")
 app.command("serve")(serve_command)
+app.command("compile")(compile_command)
 weights.command("full")(full_command)
 weights.command("download")(download_command)
 weights.command("convert")(convert_command)
@@ -26,10 +28,9 @@ def miniature(
     """The published architectures at toy size, made here; replaces what is in the folder."""
     from build_tools.weights import make_miniature
 
-    console = Console(stderr=True)
-    with console.status("miniature weights") as status:
-        make_miniature(output, lambda part: status.update(f"miniature weights: {part}"))
-    console.print(f"weights in {output}", highlight=False)
+    console = Console(stderr=True, highlight=False)
+    make_miniature(output, lambda part: console.print(f"miniature weights: {part}"))
+    console.print(f"miniature weights: in {output}")
 
 
 @app.command("face-graph")
@@ -43,6 +44,18 @@ def face_graph(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     build_face_graph(detector, recogniser, output)
+
+
+@app.command()
+def configs(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a file would change.")] = False,
+) -> None:
+    """Write what repeats the contract: config.pbtxt files, the request's fields, the client's copy, tables in pages."""
+    from build_tools.configs import write_configs
+
+    for path in (stale := write_configs(check=check)):
+        typer.echo(path)
+    raise typer.Exit(int(check and bool(stale)))
 
 
 @app.command()

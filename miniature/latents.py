@@ -11,10 +11,10 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from miniature import SIZE
 from miniature.album import Album, make_album
-from miniature.networks import SCHEDULER, SIZE
 from miniature.tokenizer import make_tokenizer
-from miniature.trained import load_vae
+from miniature.trained import VELOCITY_SCHEDULER, load_vae
 from miniature.training import first_alone
 
 NOBODY, EMPTY = "a person", ""
@@ -114,7 +114,7 @@ class Noise:
 
     def __init__(self, device: str, noisy: float = 0.0) -> None:
         """`noisy` is the share of rows whose timestep is drawn from NOISY only."""
-        self.scheduler = DDPMScheduler(**SCHEDULER)
+        self.scheduler = DDPMScheduler(**VELOCITY_SCHEDULER)
         self.device, self.noisy = device, noisy
         cumulative = self.scheduler.alphas_cumprod
         self.weights = (6 * (1 - cumulative)).clamp(max=1).to(device)

@@ -6,7 +6,7 @@
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from build_tools.embedded.serve import project_options
@@ -121,6 +122,9 @@ def measure(
     }
     with ThreadPoolExecutor(CALLERS) as pool:
         waiting = {name: [pool.submit(studio.paint, **plan) for plan in each] for name, each in plans.items()}
+        futures = [future for each in waiting.values() for future in each]
+        for _ in track(as_completed(futures), "painting", len(futures), console=Console(stderr=True)):
+            pass
         painted = {name: [future.result() for future in futures] for name, futures in waiting.items()}
     pairs = list(zip(painted.pop("first"), painted.pop("second"), strict=True))
     return Findings(sitters, pairs, painted, judge)

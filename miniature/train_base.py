@@ -15,9 +15,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, time_ids
-from miniature.networks import LATENT_CHANNELS, SCHEDULER, make_text_encoders, make_unet
+from miniature.networks import make_text_encoders, make_unet
 from miniature.scenery import SCENERY
-from miniature.training import Trainer, grid, join_others, own_share, to_pictures
+from miniature.trained import SIZES, VELOCITY_SCHEDULER
+from miniature.training import Trainer, grid, join_others, make_optimizers, own_share, to_pictures
 
 NAMED, DROPPED = 0.7, 0.1
 
@@ -29,13 +30,11 @@ def main(
     rate: float = 8e-4,
     people: int = 3200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: int = 1,
 ) -> None:
-    torch.set_num_threads(threads)
     torch.manual_seed(1)
     join_others()
     data, captions, noise = encode_album(work, people, device), Captions(), Noise(device)
-    unet, encoders = make_unet().to(device), make_text_encoders()
+    unet, encoders = make_unet(SIZES).to(device), make_text_encoders(SIZES)
     modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": encoders[0], "text_encoder_2": encoders[1]}
     for encoder in encoders:
         encoder.to(device)
@@ -67,17 +66,19 @@ def main(
         painted = to_pictures(data.vae.decode(latents / data.vae.config.scaling_factor).sample)
         return grid([painted[: len(SCENERY)], painted[len(SCENERY) :]])
 
-    Trainer(work, "base", modules, loss, steps=steps, rate=rate, decay=0.998).run(sheet)
+    optimizers = make_optimizers(modules, rate)
+    Trainer(work, "base", modules, loss, optimizers=optimizers, steps=steps, decay=0.998).run(sheet)
 
 
 def sample(
     unet: Any, text: tuple[Tensor, Tensor], rows: int, device: str, steps: int = 20, scale: float = 4.0
 ) -> Tensor:
     """Latents of `rows` captions, whose encodings come first in `text`; the last one is the empty caption's."""
-    scheduler = EulerDiscreteScheduler(**SCHEDULER)
+    scheduler = EulerDiscreteScheduler(**VELOCITY_SCHEDULER)
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn((rows, LATENT_CHANNELS, 16, 16), generator=generator).to(device) * scheduler.init_noise_sigma
+    latents = torch.randn((rows, SIZES.latent_channels, 16, 16), generator=generator).to(device)
+    latents = latents * scheduler.init_noise_sigma
     tokens, pooled = (torch.cat([part[-1:].expand(rows, *part.shape[1:]), part[:rows]]) for part in text)
     added = {"text_embeds": pooled, "time_ids": time_ids(2 * rows, device)}
     for timestep in scheduler.timesteps:

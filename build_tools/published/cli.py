@@ -160,9 +160,9 @@ def _make(choice: Choice, output: Path, accepted: bool, published: Path | None) 
             _download(sources, downloads, ingredients.disk_needed(output), console)
         else:
             check_space(output, ingredients.disk_needed(output))
+            console.print(f"checking the files in {downloads}")
             check_downloads(sources, downloads)
-        with console.status("making the set") as status:
-            assemble(ingredients, output, choice.recipe(), lambda part: status.update(f"making the set: {part}"))
+        assemble(ingredients, output, choice.recipe(), lambda part: console.print(f"making the set: {part}"))
         _verify(output, False, console)
 
 
@@ -190,6 +190,7 @@ def _show_licences(sources: Sequence[Source], accepted: bool, console: Console) 
 def _verify(folder: Path, load: bool, console: Console) -> None:
     from build_tools.published.verify import verify
 
+    console.print(f"verifying {folder}" + (", which takes minutes" if load else ""))
     problems = verify(folder, load)
     for licence in load_profile(folder).licences:
         console.print(f"licence: {licence}")

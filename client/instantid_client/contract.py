@@ -47,8 +47,9 @@ class Images:
     @property
     def bound(self) -> str:
         count = "" if self.high == 1 else f"{max(self.low, 1)}..{self.high} of "
-        formats = " or ".join((", ".join(PHOTO_FORMATS[:-1]), PHOTO_FORMATS[-1]))
-        return f"{count}{formats}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
+        return (
+            f"{count}{ANY_PHOTO_FORMAT}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ MIN_PHOTO_SIDE = 16
 MAX_PHOTO_ASPECT = 8.0
 """Longer side over shorter side; beyond it the resized photo would be thinner than a few cells."""
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP")
+ANY_PHOTO_FORMAT = "JPEG, PNG or WEBP"
 MIN_FACE_SIDE = 32.0
 """Shortest allowed side, in pixels of the 1280-pixel photo, of the face that is used."""
 MAX_PROMPT_CHARACTERS = 2000
@@ -147,17 +149,13 @@ HEIGHT = replace(WIDTH, name="height")
 NUM_INFERENCE_STEPS = Number(
     "num_inference_steps", "INT32", 30, 1, 100, f"Denoising steps; the scheduler lcm takes at most {LCM_MAX_STEPS}."
 )
-GUIDANCE_SCALE = Number(
-    "guidance_scale", "FP32", 5.0, 1.0, 20.0, "How closely the picture follows the prompt; 1 is without guidance."
-)
+GUIDANCE_SCALE = Number("guidance_scale", "FP32", 5.0, 1.0, 20.0, "How closely to follow the prompt; 1: no guidance.")
 IP_ADAPTER_SCALE = Number("ip_adapter_scale", "FP32", 0.8, 0.0, 1.5, "Strength of the face tokens: likeness.")
 CONTROLNET_CONDITIONING_SCALE = Number(
     "controlnet_conditioning_scale", "FP32", 0.8, 0.0, 1.5, "Strength of IdentityNet: likeness and the face's place."
 )
-NUM_IMAGES_PER_PROMPT = Number(
-    "num_images_per_prompt", "INT32", 1, 1, 4, "Number of pictures; picture i is made from `seed` + i."
-)
-SCHEDULER = Choice("scheduler", SCHEDULERS[0], SCHEDULERS, "How the noise is removed.")
+NUM_IMAGES_PER_PROMPT = Number("num_images_per_prompt", "INT32", 1, 1, 4, "Pictures; picture i has `seed` + i.")
+SCHEDULER = Choice("scheduler", SCHEDULERS[0], SCHEDULERS, "Solver of the denoising steps.")
 
 OPTIONS: tuple[Option, ...] = (
     PHOTO,
@@ -173,7 +171,7 @@ OPTIONS: tuple[Option, ...] = (
     Number("control_guidance_start", "FP32", 0.0, 0.0, 1.0, "Share of the steps after which IdentityNet begins."),
     Number("control_guidance_end", "FP32", 1.0, 0.0, 1.0, "Share of the steps after which IdentityNet ends."),
     NUM_IMAGES_PER_PROMPT,
-    Number("seed", "INT64", None, 0, 2**53 - 1, "Seed of the first picture's noise."),
+    Number("seed", "INT64", None, 0, 2**53 - 1, "Seed of the first picture's noise; drawn at random if left out."),
     Number("output_quality", "INT32", 95, 1, 100, "Quality of JPEG and WebP files."),
     SCHEDULER,
     Choice("output_format", OUTPUT_FORMATS[0], OUTPUT_FORMATS, "File format of the pictures."),
@@ -184,12 +182,8 @@ REQUIRED = (PHOTO.name, PROMPT.name)
 """Required by us; optional for Triton, whose own message for a missing input misleads (TRITON.md A1)."""
 
 TENANT = Text("tenant", "default", 1, 128, "Names the tenant, for fair scheduling and metrics.")
-DEADLINE_MS = Number(
-    "deadline_ms", "INT64", None, 0, 3_600_000, "Milliseconds that the caller will still wait; then the work stops."
-)
-PRIORITY_LEVEL = Number(
-    "priority_level", "INT32", 2, 1, 3, "Triton's `priority` again, which Python models cannot read; 1 is most urgent."
-)
+DEADLINE_MS = Number("deadline_ms", "INT64", None, 0, 3_600_000, "Milliseconds from now after which the work stops.")
+PRIORITY_LEVEL = Number("priority_level", "INT32", 2, 1, 3, "Urgency: 1 is the most, 3 the least.")
 PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL)
 """Parameters of a request, beside its tensors."""
 
@@ -198,7 +192,7 @@ SEEDS = Tensor("seeds", "INT64", (-1,), help="the seed of each picture")
 """Not `seed`: inputs and outputs of an ensemble share one namespace, and an input has that name."""
 FACE = Tensor("face", "BYTES", help="JSON: box, landmarks and score of the face, in pixels of the photo sent")
 REPORT = Tensor("report", "BYTES", (-1,), help="JSON for each picture: how it was made")
-REQUEST_ID = Tensor("request_id", "BYTES", help="the request's id")
+REQUEST_ID = Tensor("request_id", "BYTES", help="the id that the caller gave the request")
 
 REQUEST = Tensor("request", "BYTES")
 IMAGES = Tensor("images", "UINT8", (-1, CANVAS, CANVAS, 3))

@@ -1,36 +1,72 @@
-"""Photos in, pictures out: the only place where encoded image bytes are read or written."""
+"""Photos in: the only place where encoded photos are read, and how they lie in the canvases of face analysis."""
 
 import io
-import json
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image, ImageOps
+from pydantic import Field
 
 from instantid import contract
+from instantid.contract import Images
 from instantid.errors import InvalidArgument
 
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+Inputs = Mapping[str, NDArray[Any] | None]
+"""The tensors of one request by name; absent ones are None or missing."""
+PhotoSide = Annotated[int, Field(ge=contract.MIN_PHOTO_SIDE, le=contract.MAX_PHOTO_PIXELS)]
+ResizedSide = Annotated[int, Field(ge=contract.SIDE_MULTIPLE, le=contract.CANVAS, multiple_of=contract.SIDE_MULTIPLE)]
+
+BROKEN = (struct.error, zlib.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, MemoryError, *BROKEN)
 """What Pillow's decoders raise on damaged or hostile files."""
 
-METADATA_KEY = "instantid"
-"""Name of the PNG text chunk; WebP and JPEG carry the same text as the EXIF image description."""
+
+@dataclass(frozen=True, slots=True)
+class PhotoSize:
+    """Sizes in pixels of one photo: as sent (EXIF orientation applied) and as it lies in the canvas."""
+
+    width: PhotoSide
+    height: PhotoSide
+    resized_width: ResizedSide
+    resized_height: ResizedSide
+
+
+@dataclass(frozen=True, slots=True)
+class Canvases:
+    """The photos of one request, those of the person first, and the pose photo last where there is one.
+
+    `images` uint8 [n, 1280, 1280, 3] RGB, each resized photo in the top-left corner and zeros elsewhere.
+    """
+
+    images: NDArray[np.uint8]
+    photos: tuple[PhotoSize, ...]
+    has_pose_photo: bool
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """int64 [n, 2], (height, width) of the photo in each canvas."""
+        return np.array([(photo.resized_height, photo.resized_width) for photo in self.photos], np.int64)
+
+
+def read_photos(inputs: Inputs) -> Canvases:
+    """Decode and resize every photo of one request, one after the other.
+
+    Raises InvalidArgument, naming the photo, if there are too few or too many, or for what `decode_photo` refuses.
+    """
+    person, pose = _encoded(contract.PHOTO, inputs), _encoded(contract.POSE_PHOTO, inputs)
+    images = np.zeros((len(person) + len(pose), contract.CANVAS, contract.CANVAS, 3), np.uint8)
+    sizes = []
+    for canvas, (field, data) in zip(images, (person | pose).items(), strict=True):
+        photo = decode_photo(data, field)
+        resized = resize_photo(photo)
+        canvas[: resized.shape[0], : resized.shape[1]] = resized
+        sizes.append(PhotoSize(photo.shape[1], photo.shape[0], resized.shape[1], resized.shape[0]))
+    return Canvases(images, tuple(sizes), bool(pose))
 
 
 def decode_photo(data: bytes, field: str) -> NDArray[np.uint8]:
@@ -45,12 +81,14 @@ def decode_photo(data: bytes, field: str) -> NDArray[np.uint8]:
     try:
         image = Image.open(io.BytesIO(data), formats=contract.PHOTO_FORMATS)
     except UNREADABLE as error:
-        raise InvalidArgument(field, "not a readable image", f"must be {_formats()}") from error
+        raise InvalidArgument(field, "not a readable image", f"must be {contract.ANY_PHOTO_FORMAT}") from error
     _check_pixel_size(image.size, field)
     try:
         return np.asarray(_flatten(ImageOps.exif_transpose(image)))
     except UNREADABLE as error:
-        raise InvalidArgument(field, f"damaged {image.format} file", f"must be a whole {_formats()}") from error
+        raise InvalidArgument(
+            field, f"damaged {image.format} file", f"must be a whole {contract.ANY_PHOTO_FORMAT}"
+        ) from error
 
 
 def resized_size(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -73,36 +111,27 @@ def resize_photo(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(image.resize(floored, Image.Resampling.BILINEAR))
 
 
-def encode_picture(
-    picture: NDArray[np.uint8], output_format: str, quality: int, metadata: Mapping[str, Any] | None
-) -> bytes:
-    """Encode an HWC RGB uint8 picture as png, jpeg or webp.
-
-    `quality` (1..100) acts on jpeg and webp. `metadata` is stored as JSON text: a PNG text chunk, or the EXIF
-    image description of WebP; JPEG carries none.
-    """
-    buffer = io.BytesIO()
-    image = Image.fromarray(picture)
-    text = json.dumps(metadata) if metadata else ""
-    if output_format == "png":
-        image.save(buffer, "PNG", compress_level=4, pnginfo=_png_text(text))
-    elif output_format == "webp":
-        image.save(buffer, "WEBP", quality=quality, method=4, exif=_exif_text(text))
-    else:
-        image.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
-
-
-def read_metadata(data: bytes) -> dict[str, Any]:
-    """The parameters that `encode_picture` stored in a PNG or WebP file; empty if there are none."""
-    image = Image.open(io.BytesIO(data), formats=contract.PHOTO_FORMATS)
-    text = image.info.get(METADATA_KEY) or image.getexif().get(ExifTags.Base.ImageDescription, "")
-    return dict(json.loads(text)) if text else {}
+def _encoded(option: Images, inputs: Inputs) -> dict[str, Any]:
+    """The encoded photos of one option, each by the name that errors call it."""
+    array = inputs.get(option.name)
+    if array is None:
+        if option.low:
+            raise InvalidArgument(option.name, "missing", "is required")
+        return {}
+    if not max(option.low, 1) <= array.size <= option.high:
+        bound = f"must be 1..{option.high}" if option.high > 1 else "must be 1"
+        raise InvalidArgument(option.name, f"{array.size} photos", bound)
+    photos = array.reshape(-1).tolist()
+    return (
+        {f"{option.name}[{i}]": data for i, data in enumerate(photos)} if option.high > 1 else {option.name: photos[0]}
+    )
 
 
 def _check_byte_size(data: bytes, field: str) -> None:
+    if not isinstance(data, bytes):
+        raise InvalidArgument(field, type(data).__name__, "must be BYTES")
     if not data:
-        raise InvalidArgument(field, "empty", f"must be {_formats()}")
+        raise InvalidArgument(field, "empty", f"must be {contract.ANY_PHOTO_FORMAT}")
     if len(data) > contract.MAX_PHOTO_BYTES:
         bound = f"must be at most {contract.MAX_PHOTO_BYTES} bytes"
         raise InvalidArgument(field, f"{len(data)} bytes", bound)
@@ -128,21 +157,3 @@ def _flatten(image: Image.Image) -> Image.Image:
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _formats() -> str:
-    return ", ".join(contract.PHOTO_FORMATS[:-1]) + " or " + contract.PHOTO_FORMATS[-1]
-
-
-def _png_text(text: str) -> PngInfo:
-    info = PngInfo()
-    if text:
-        info.add_itxt(METADATA_KEY, text)
-    return info
-
-
-def _exif_text(text: str) -> Image.Exif:
-    exif = Image.Exif()
-    if text:
-        exif[ExifTags.Base.ImageDescription] = text
-    return exif

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
         "auto",
         description="Of UNet, IdentityNet and text encoders; auto: float16 on a GPU, float32 on a CPU.",
     )
+    vae_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of decoding; auto: float32, as the reference, on a GPU of at least 20 GB and on a CPU."
+    )
+    tf32: bool = Field(False, description="Let float32 products on a GPU round to TF32: faster decoding, less exact.")
     memory_gb: float = Field(
         0.0,
         ge=0,
@@ -64,14 +68,16 @@ class Settings(BaseSettings):
         le=600,
         description="Seconds beyond 20 times its measured cost after which a step is stuck and the server is ended.",
     )
-    compile: Literal["off", "background"] = Field(
-        "off",
-        description="background: a process beside the server compiles steps while they run as they are; compiled ones "
-        "take over once they agree with them, and are kept in the cache folder. Needs g++ and room for a second UNet "
-        "and IdentityNet.",
+    execution: Literal["auto", "eager", "graphs", "compiled"] = Field(
+        "auto",
+        description="How steps of the planned sizes run: as CUDA graphs (auto on a GPU), eagerly (auto on a CPU), or "
+        "from the packages of `python -m build_tools compile`. Other sizes run eagerly.",
     )
     cache: Path | None = Field(
         None, description="Folder for what was measured on this machine; default: `.cache` in the weights' folder."
+    )
+    png_level: int = Field(
+        1, ge=0, le=9, description="zlib level of PNG files; 4 takes nearly three times as long for 15 % fewer bytes."
     )
     embed_metadata: bool = Field(True, description="Write the parameters into PNG and WebP files.")
 

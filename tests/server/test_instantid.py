@@ -1,15 +1,17 @@
 """The ensemble on the real Triton server: the golden way, every input, and independence of neighbours."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from PIL import Image
 from skimage import data
 
 from instantid import contract
-from instantid.photos import read_metadata
+from instantid.answer import read_metadata
 
 from .conftest import encoded
 
@@ -175,6 +177,18 @@ def test_eight_different_requests_at_once_are_each_as_alone(client, astronaut):
         assert one.seeds == other.seeds
         for image, same in zip(one.images, other.images, strict=True):
             assert difference(image, same) <= 2
+
+
+def test_every_picture_has_a_report(server, astronaut):
+    with triton.InferenceServerClient(server.grpc_url) as raw:
+        values = {"photo": [astronaut], "prompt": [b"a portrait"]}
+        inputs = [triton.InferInput(name, [1], "BYTES") for name in values]
+        for made, array in zip(inputs, values.values(), strict=True):
+            made.set_data_from_numpy(np.array(array, object))
+        for name, value, kind in (("seed", np.int64(7), "INT64"), ("num_images_per_prompt", np.int32(2), "INT32")):
+            inputs.append(triton.InferInput(name, [1], kind).set_data_from_numpy(np.array([value])))
+        answer = raw.infer("instantid", inputs, client_timeout=120)
+    assert [json.loads(report)["seed"] for report in answer.as_numpy("report")] == [7, 8]
 
 
 def test_callers_get_their_own_request_back(client, astronaut):

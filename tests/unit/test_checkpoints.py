@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from instantid.models.sdxl import SdxlDenoiser
+from instantid.models.sdxl import SdxlModel
 from instantid.models.sdxl.checkpoint import SINGLE_FILE_PARTS
 from miniature.sdxl import write_sdxl
 
@@ -37,9 +37,9 @@ def tensors(community):
 
 
 def paint(weights, checkpoint, **options):
-    denoiser = SdxlDenoiser.load(weights, CPU, torch.float32, checkpoint)
-    (latents,) = run(denoiser, make_job(num_inference_steps=3, seed=3, **options))
-    return latents, denoiser.to_picture(latents[0])
+    model = SdxlModel.load(weights, CPU, torch.float32, checkpoint=checkpoint)
+    (latents,) = run(model, make_job(num_inference_steps=3, seed=3, **options))
+    return latents, model.decode.picture(latents[0]).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_folder_as_on_the_hub_has_only_fp16_files(diffusion_weights, community
 def test_a_file_says_that_it_predicts_velocity(diffusion_weights, tensors, tmp_path):
     file = tmp_path / "v.safetensors"
     save_file({**tensors, "v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}, file)
-    config = SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, file).networks.scheduler_config
+    config = SdxlModel.load(diffusion_weights, CPU, torch.float32, checkpoint=file).networks.scheduler_config
     assert config["prediction_type"] == "v_prediction"
     assert config["rescale_betas_zero_snr"] is True
 
@@ -88,14 +88,14 @@ def test_a_file_without_one_network_is_refused_by_name(diffusion_weights, tensor
     file = tmp_path / "partial.safetensors"
     save_file({name: t for name, t in tensors.items() if not name.startswith(SINGLE_FILE_PARTS[part])}, file)
     with pytest.raises(ValueError, match=rf"partial\.safetensors.*{part}"):
-        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, file)
+        SdxlModel.load(diffusion_weights, CPU, torch.float32, checkpoint=file)
 
 
 def test_a_file_that_lacks_a_tensor_is_refused(diffusion_weights, tensors, tmp_path):
     file = tmp_path / "hole.safetensors"
     save_file({name: t for name, t in tensors.items() if not name.endswith("middle_block.0.in_layers.2.weight")}, file)
     with pytest.raises(ValueError, match=r"hole\.safetensors.*mid_block\.resnets\.0\.conv1\.weight"):
-        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, file)
+        SdxlModel.load(diffusion_weights, CPU, torch.float32, checkpoint=file)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_text_encoder_that_lacks_a_tensor_is_refused(diffusion_weights, commun
     file = tmp_path / "hole" / part / "model.safetensors"
     save_file({n: t for n, t in load_file(file).items() if not n.endswith(name)}, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=rf"hole/{part}: CLIP.* lacks .*{name} and 0 more"):
-        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, tmp_path / "hole")
+        SdxlModel.load(diffusion_weights, CPU, torch.float32, checkpoint=tmp_path / "hole")
 
 
 def test_a_network_in_several_files_is_the_same(diffusion_weights, community, expected, tmp_path):
@@ -124,15 +124,15 @@ def test_a_tensor_of_another_shape_is_named(diffusion_weights, community, tmp_pa
     file = tmp_path / "odd" / "unet" / "diffusion_pytorch_model.safetensors"
     save_file(load_file(file) | {"conv_in.bias": torch.zeros(7)}, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"odd/unet: .*conv_in\.bias"):
-        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, tmp_path / "odd")
+        SdxlModel.load(diffusion_weights, CPU, torch.float32, checkpoint=tmp_path / "odd")
 
 
 def test_what_is_no_checkpoint_is_refused(diffusion_weights, tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(ValueError, match="not a safetensors file"):
-        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, tmp_path / "text.safetensors")
+        SdxlModel.load(diffusion_weights, CPU, torch.float32, checkpoint=tmp_path / "text.safetensors")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, tmp_path / "nowhere")
+        SdxlModel.load(diffusion_weights, CPU, torch.float32, checkpoint=tmp_path / "nowhere")
 
 
 FULL_UNET = {

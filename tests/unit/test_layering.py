@@ -11,16 +11,15 @@ EDGE = {"contract", "errors", "request", "profile"}
 ALLOWED = {
     "contract": set(),
     "errors": set(),
-    "profile": set(),
-    "request": {"contract"},
+    "profile": {"contract"},
     "settings": set(),
     "photos": {"contract", "errors"},
-    "options": EDGE,
-    "intake": EDGE | {"photos", "options"},
-    "faces": EDGE | {"faces"},
-    "models": EDGE | {"models"},
+    "request": {"contract", "errors", "profile", "photos"},
+    "answer": {"contract", "request"},
+    "faces": EDGE | {"photos", "faces"},
+    "models": EDGE | {"engine", "settings", "models"},
     "engine": {"errors", "engine"},
-    "serving": EDGE | {"settings", "photos", "intake", "faces", "models", "engine", "serving"},
+    "serving": EDGE | {"settings", "photos", "answer", "faces", "models", "engine", "serving"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "cv2", "PIL", "onnxruntime"}
 

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -14,9 +15,10 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from instantid import contract
-from instantid.models.sdxl import SdxlDenoiser
+from build_tools.weights import MINIATURE
+from instantid.models.sdxl import SdxlModel
 from instantid.models.sdxl.lora import _read
+from instantid.profile import FEW_STEPS
 from instantid.settings import Settings
 
 from .original_layout import _unet_name
@@ -40,7 +42,7 @@ KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "l
 
 @pytest.fixture(scope="module")
 def pristine(diffusion_weights):
-    return SdxlDenoiser.load(diffusion_weights, CPU, torch.float32)
+    return SdxlModel.load(diffusion_weights, CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,9 @@ def factors(pristine):
     return found
 
 
-def networks(denoiser):
-    encoders = [encoder for _, encoder in denoiser.networks.text._parts]
-    return {"unet": denoiser.networks.unet, "text_encoder": encoders[0], "text_encoder_2": encoders[1]}
+def networks(model):
+    encoders = [encoder for _, encoder in model.networks.text._parts]
+    return {"unet": model.networks.unet, "text_encoder": encoders[0], "text_encoder_2": encoders[1]}
 
 
 def weight_of(network, layer):
@@ -134,7 +136,7 @@ def by_formula(pristine, factors, scales, weight=1.0):
 
 def test_every_naming_is_the_formula(diffusion_weights, pristine, factors, file):
     path, scales = file
-    fused = SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, loras=[(path, 0.7)])
+    fused = SdxlModel.load(diffusion_weights, CPU, torch.float32, loras=[(path, 0.7)])
     for part, layer, expected in by_formula(pristine, factors, scales, 0.7):
         torch.testing.assert_close(
             weight_of(networks(fused)[part], layer).double(), expected, rtol=1e-6, atol=1e-6, msg=f"{part}.{layer}"
@@ -164,7 +166,7 @@ def test_fused_weights_are_diffusers(diffusion_weights, factors, file):
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     pipeline.fuse_lora(components=["unet", "text_encoder", "text_encoder_2"], lora_scale=0.7)
     pipeline.unload_lora_weights()
-    fused = SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, loras=[(path, 0.7)])
+    fused = SdxlModel.load(diffusion_weights, CPU, torch.float32, loras=[(path, 0.7)])
     for part, layer in factors:
         torch.testing.assert_close(
             weight_of(networks(fused)[part], layer), weight_of(getattr(pipeline, part), layer), rtol=1e-5, atol=1e-6
@@ -177,8 +179,8 @@ def style(factors, tmp_path_factory):
 
 
 def test_several_files_add_up_and_paint_otherwise(diffusion_weights, pristine, factors, style):
-    twice = SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, loras=[(style, 1.5), (style, -0.5)])
-    once = SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, loras=[(style, 1.0)])
+    twice = SdxlModel.load(diffusion_weights, CPU, torch.float32, loras=[(style, 1.5), (style, -0.5)])
+    once = SdxlModel.load(diffusion_weights, CPU, torch.float32, loras=[(style, 1.0)])
     job = make_job(num_inference_steps=2)
     (a,), (b,), (own,) = run(twice, job), run(once, job), run(pristine, job)
     assert relative(a, b) <= 1e-4
@@ -190,7 +192,7 @@ def test_the_sum_is_rounded_once_and_what_that_takes_is_told(
     diffusion_weights, pristine, factors, style, dtype, level, caplog
 ):
     caplog.set_level(logging.INFO, "instantid.models.sdxl.lora")
-    fused = SdxlDenoiser.load(diffusion_weights, CPU, dtype, loras=[(style, 0.2)])
+    fused = SdxlModel.load(diffusion_weights, CPU, dtype, loras=[(style, 0.2)])
     lost = effect = 0.0
     for part, layer, expected in by_formula(pristine, factors, dict.fromkeys(factors, ALPHA / RANK), 0.2):
         found, before = weight_of(networks(fused)[part], layer), weight_of(networks(pristine)[part], layer)
@@ -259,40 +261,33 @@ def test_other_files_are_refused(diffusion_weights, tmp_path, fault):
     tensors, message = FAULTS[fault]
     path = write(tmp_path / "odd.safetensors", tensors)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, loras=[(path, 1.0)])
+        SdxlModel.load(diffusion_weights, CPU, torch.float32, loras=[(path, 1.0)])
     assert str(path) in str(error.value)
+
+
+def few_step_profile(mode):
+    return replace(MINIATURE, **FEW_STEPS[mode])
 
 
 def test_a_file_that_is_missing_is_named(diffusion_weights):
     with pytest.raises(FileNotFoundError, match=r"lora/lcm\.safetensors"):
-        SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, few_steps="lcm")
+        SdxlModel.load(diffusion_weights, CPU, torch.float32, profile=few_step_profile("lcm"))
 
 
 def test_hyper_fuses_its_file_and_spaces_timesteps_from_the_end(diffusion_weights, style, tmp_path):
     weights = Path(shutil.copytree(diffusion_weights, tmp_path / "set"))
     (weights / "lora").mkdir()
     shutil.copy(style, weights / "lora" / "hyper.safetensors")
-    hyper = SdxlDenoiser.load(weights, CPU, torch.float32, few_steps="hyper")
+    hyper = SdxlModel.load(weights, CPU, torch.float32, profile=few_step_profile("hyper"))
     job = make_job(scheduler="ddim", num_inference_steps=8)
     config = diffusers.DDIMScheduler.load_config(weights / "sdxl" / "scheduler")
     expected = diffusers.DDIMScheduler.from_config(config, timestep_spacing="trailing")
     expected.set_timesteps(8)
-    assert [int(t) for t in hyper.start(job).schedule.timesteps] == expected.timesteps.tolist()
+    assert [int(t) for t in hyper.start(*job).schedule.timesteps] == expected.timesteps.tolist()
     assert expected.timesteps[0] == 999
-    by_hand = SdxlDenoiser.load(diffusion_weights, CPU, torch.float32, loras=[(style, 1.0)])
+    by_hand = SdxlModel.load(diffusion_weights, CPU, torch.float32, loras=[(style, 1.0)])
     layer = UNET_LAYERS[0]
     assert torch.equal(weight_of(hyper.networks.unet, layer), weight_of(by_hand.networks.unet, layer))
-
-
-@pytest.mark.parametrize("mode", contract.MODES)
-def test_modes_are_within_the_contract(mode):
-    mode = contract.MODES[mode]
-    assert set(mode.schedulers) <= set(contract.SCHEDULERS)
-    for own, general in zip(mode.numbers, contract.NUMBERS, strict=True):
-        assert own.name == general.name
-        assert general.low <= own.low
-        assert own.high <= general.high
-        assert own.default is None or own.low <= own.default <= own.high
 
 
 def test_settings_read_files_and_weights(monkeypatch):

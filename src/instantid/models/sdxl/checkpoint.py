@@ -51,15 +51,14 @@ def load_sdxl(
     checkpoint: Path | None,
     device: torch.device,
     dtype: torch.dtype,
+    vae_dtype: torch.dtype,
     loras: Sequence[tuple[Path, float]] = (),
 ) -> Sdxl:
     """Read `checkpoint`, a diffusers folder or a single safetensors file; None: `base`, the set's own folder.
 
-    The VAE decodes in float32 beside float32 networks and in bfloat16 beside 16-bit ones: the stock SDXL VAE
-    overflows in float16. LoRA files, with their weights, are fused into the others. Raises FileNotFoundError or
-    ValueError, naming file and tensor.
+    `vae_dtype` is never float16, in which the stock SDXL VAE overflows. LoRA files, with their weights, are fused into
+    the other networks. Raises FileNotFoundError or ValueError, naming file and tensor.
     """
-    vae_dtype = dtype if dtype == torch.float32 else torch.bfloat16
     folder = checkpoint or base
     if existing(folder).is_file():
         with logged(folder.name):

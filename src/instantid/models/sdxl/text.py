@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from instantid.models.sdxl.attention import KeysValues
 
 CACHED_TEXTS = 512
 """Texts kept; at SDXL's size one takes 0.3 MB in float16."""
@@ -18,6 +20,16 @@ class TextEmbedding:
 
     tokens: Tensor
     pooled: Tensor
+
+
+class TextPart(NamedTuple):
+    """For every row: text [rows, 77, d], pooled text [rows, p], size conditioning [rows, 6], and the text's keys and
+    values for the UNet."""
+
+    tokens: Tensor
+    pooled: Tensor
+    time_ids: Tensor
+    context: KeysValues
 
 
 class TextEncoder:
