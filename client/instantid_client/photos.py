@@ -40,7 +40,7 @@ def read_photo(photo: object, field: str) -> bytes:
 
 def check_size(size: int, field: str) -> None:
     if not size:
-        raise invalid(field, "empty", f"must be {', '.join(contract.PHOTO_FORMATS)}")
+        raise invalid(field, "empty", f"must be {contract.ANY_PHOTO_FORMAT}")
     if size > contract.MAX_PHOTO_BYTES:
         raise invalid(field, f"{size} bytes", f"must be at most {contract.MAX_PHOTO_BYTES} bytes")
 

@@ -98,6 +98,7 @@ def own(i, result):
     return result.request_id == f"call-{i}" and result.seeds == (i,) and f"prompt number {i}" in text
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("threads", "calls"), [(8, 4), pytest.param(16, 50, marks=pytest.mark.long)])
 def test_threads_share_one_client(client, astronaut, threads, calls):
     def call(i):
@@ -107,6 +108,7 @@ def test_threads_share_one_client(client, astronaut, threads, calls):
         assert all(pool.map(call, range(threads * calls)))
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("tasks", [32, pytest.param(200, marks=pytest.mark.long)])
 def test_tasks_share_one_client(server, astronaut, tasks):
     async def call(client, i):
