@@ -22,7 +22,7 @@ from instantid.models.sdxl.decode import Decode
 from instantid.models.sdxl.denoise import Denoise
 from instantid.models.sdxl.identity import LANDMARKS, Identity
 from instantid.models.sdxl.load import Networks, load_networks
-from instantid.models.sdxl.schedules import Schedule
+from instantid.models.sdxl.schedules import Schedule, check_steps, training
 from instantid.models.sdxl.state import Conditions, RequestTensors, State
 from instantid.models.sdxl.text import TextPart, time_ids
 from instantid.models.unit import LaunchedUnit
@@ -40,6 +40,7 @@ class SdxlModel:
     """
 
     def __init__(self, networks: Networks, conditions: Sequence[Condition] | None = None) -> None:
+        training(networks.scheduler_config)
         self.networks = networks
         self.device = networks.device
         self.conditions = tuple(conditions or [Identity(networks)])
@@ -93,7 +94,11 @@ class SdxlModel:
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
     def plan(self, request: GenerationRequest) -> Plan:
-        """The units of work of a request: all its steps, then the decoding of each picture."""
+        """The units of work of a request: all its steps, then the decoding of each picture.
+
+        Raises InvalidArgument where the scheduler needs more steps with this checkpoint.
+        """
+        check_steps(request.scheduler, self.networks.scheduler_config, request.num_inference_steps)
         images = request.num_images_per_prompt
         rows = images * (2 if request.guidance else 1)
         area = request.height * request.width
