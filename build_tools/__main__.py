@@ -8,7 +8,7 @@ from rich.console import Console
 
 from build_tools.compile import compile_command
 from build_tools.embedded.serve import serve_command
-from build_tools.published.cli import convert_command, download_command, full_command, verify_command
+from build_tools.published.cli import download_command, full_command, verify_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 weights = typer.Typer(no_args_is_help=True, help="Make one set of weights in its own folder, or prove it whole.")
@@ -17,7 +17,6 @@ app.command("serve")(serve_command)
 app.command("compile")(compile_command)
 weights.command("full")(full_command)
 weights.command("download")(download_command)
-weights.command("convert")(convert_command)
 weights.command("verify")(verify_command)
 
 

@@ -1,6 +1,5 @@
 """`make demo`: three people in two scenes each, through the whole ensemble on the embedded server."""
 
-import io
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as grpc_client
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -21,6 +19,7 @@ from build_tools.weights import make_miniature
 from instantid.profile import FILE_NAME
 from instantid_client import GenerationResult, InstantIDClient
 from miniature.album import draw_page
+from miniature.drawing import as_png
 from miniature.people import random_identity
 
 PROMPTS = ("a photo of a person, blue suit, garden", "a photo of a person, smiling, red crew neck, night")
@@ -45,7 +44,7 @@ def run_demo(weights: Path, output: Path) -> None:
         results: dict[str, list[GenerationResult]] = {name: [] for name in photos}
         with _stage(console, seconds, f"paint {len(requests)} pictures"):
             for name, photo, prompt in track(requests, "painting", console=console):
-                results[name].append(client.generate(_encode(photo), prompt, seed=7))
+                results[name].append(client.generate(as_png(photo), prompt, seed=7))
         seconds |= _stage_seconds(server.grpc_url)
     _write(output, photos, results)
     _report(console, seconds, results)
@@ -71,12 +70,6 @@ def _stage(console: Console, seconds: dict[str, float], name: str) -> Iterator[N
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start
-
-
-def _encode(photo: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(photo).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _stage_seconds(url: str) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from miniature import SIZE
+from miniature import SIZE, ImageArray
 from miniature.drawing import draw_all, keep_arrays
 from miniature.head import Pose, View
 from miniature.painter import Face, draw_person, random_appearance
@@ -21,7 +21,6 @@ from miniature.people import WRINKLED, Identity, random_identity
 from miniature.scenery import SCENERY, draw_scenery
 from miniature.styles import apply_style
 
-ImageArray = npt.NDArray[np.uint8]
 ALBUM_STYLES = ("photo", "black and white photo")
 STYLE_SHARES = (0.9, 0.1)
 FIRST = 10_000

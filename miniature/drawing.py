@@ -1,5 +1,6 @@
-"""Many pictures: drawn in processes of their own, and kept on disk."""
+"""Many pictures: drawn in processes of their own, kept on disk, sent as PNG."""
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -9,7 +10,10 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from tqdm import tqdm
+
+from miniature import ImageArray
 
 Drawn = TypeVar("Drawn")
 
@@ -29,3 +33,9 @@ def keep_arrays(path: Path, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) 
         path.with_suffix(".part").replace(path)
     with np.load(path) as kept:
         return dict(kept)
+
+
+def as_png(picture: ImageArray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()

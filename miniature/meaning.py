@@ -23,8 +23,10 @@ from rich.table import Table
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from instantid_client import InstantIDClient
+from miniature import ImageArray
 from miniature.album import Page, draw_page
-from miniature.judge import ImageArray, Judge, Seen, auc
+from miniature.drawing import as_png
+from miniature.judge import Judge, Seen, auc
 from miniature.people import random_identity
 from miniature.scenery import SCENERY
 
@@ -144,9 +146,9 @@ class Studio:
         place = SCENERY[(person + 3 * take) % len(SCENERY)]
         posed = self.sitters[(person + 1 + take) % len(self.sitters)].photos[take]
         result = self.client.generate(
-            [_png(self.sitters[person].photos[i].picture) for i in photos],
+            [as_png(self.sitters[person].photos[i].picture) for i in photos],
             f"a photo of a person, {CLOTHES[(person + take) % len(CLOTHES)]}, {place}",
-            pose_photo=_png(posed.picture),
+            pose_photo=as_png(posed.picture),
             width=SIDE,
             height=SIDE,
             num_inference_steps=self.steps,
@@ -164,12 +166,6 @@ def _sit(judge: Judge, person: int) -> Sitter:
     seen = [judge.look(page.picture) for page in pages[PHOTOS:]]
     mean = np.mean([face.embedding for face in seen if face], axis=0)
     return Sitter(pages[:PHOTOS], mean / np.linalg.norm(mean))
-
-
-def _png(picture: ImageArray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _cosines(one: Sequence[Painted], other: Sequence[Painted]) -> tuple[FloatArray, FloatArray]:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from miniature import ImageArray
 from miniature.body import CLOTHES, Clothes, draw_behind, draw_body, draw_ears, draw_glasses
 from miniature.hair import draw_hair
 from miniature.head import Light, Pose, View, cast_rays, draw_face, face_box, landmarks
@@ -17,7 +18,6 @@ from miniature.people import Colour, Identity
 from miniature.styles import to_bytes
 from miniature.texture import Expression
 
-ImageArray = npt.NDArray[np.uint8]
 _SMALLEST_SCALE = 14.0
 
 CLOTHES_COLOURS: dict[str, Colour] = {

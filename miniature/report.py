@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
+from miniature import ImageArray
 from miniature.album import draw_page
-from miniature.judge import CANVAS, ImageArray, Judge, auc
+from miniature.judge import CANVAS, Judge, auc
 from miniature.people import random_identity
 
 FIRST = 90000

@@ -11,7 +11,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,9 +19,8 @@ from miniature import SIZE
 from miniature.album import Album, face_places
 from miniature.findings import face_networks, find_faces
 from miniature.identity import InstantID
-from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, keep
+from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, keep, sample
 from miniature.likeness import Likeness
-from miniature.trained import SIZES, VELOCITY_SCHEDULER
 from miniature.training import Trainer, first_alone, grid, join_others, make_optimizers, own_share, to_pictures
 from miniature.words import begin_with_words
 
@@ -87,19 +85,16 @@ class Task:
     @torch.inference_mode()
     def sheet(self, people: int = 8) -> np.ndarray:
         """For some people: a photo, another one, and what is painted from that face and those landmarks."""
-        scheduler = EulerDiscreteScheduler(**VELOCITY_SCHEDULER)
-        scheduler.set_timesteps(20)
-        noise = torch.randn((people, SIZES.latent_channels, 16, 16), generator=torch.Generator().manual_seed(0))
-        latents = noise.to(self.device) * scheduler.init_noise_sigma
         texts = [EMPTY] * people + ["a photo of a person, blue suit, sunset"] * people
         text = encode_text(self.model.encoders, self.captions(texts, self.device))
         faces, landmarks = self.embeddings[:people, 0].to(self.device), self._draw(self.marks[:people, 1])
         faces, landmarks = torch.cat([torch.zeros_like(faces), faces]), torch.cat([landmarks, landmarks])
         scales = (torch.full((1, 1, 1, 1), SCALE, device=self.device),) * 2
-        for timestep in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-            away, towards = self.model.predict(scaled, timestep, text, (faces, faces), landmarks, scales).chunk(2)
-            latents = scheduler.step(away + GUIDANCE * (towards - away), timestep, latents).prev_sample
+
+        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+            return self.model.predict(noisy, timestep, text, (faces, faces), landmarks, scales)
+
+        latents = sample(predict, people, GUIDANCE, self.device)
         vae, pictures = self.data.vae, self.data.album.pictures[:people]
         painted = to_pictures(vae.decode(latents / vae.config.scaling_factor).sample)
         return grid([pictures[:, 0], pictures[:, 1], painted])

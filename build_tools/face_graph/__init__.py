@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from build_tools.face_graph.detection import Limits, detect
+from build_tools.face_graph.detection import detect
 from build_tools.face_graph.networks import FaceModelError, read_detector, read_recogniser
 from build_tools.face_graph.ops import OPSET, Graph, Signature
 from build_tools.face_graph.recognition import recognise
@@ -31,15 +31,7 @@ OUTPUTS: tuple[Signature, ...] = (
 )
 
 
-def build_face_graph(
-    detector: Path,
-    recogniser: Path,
-    output: Path,
-    *,
-    max_faces: int = MAX_FACES,
-    score_threshold: float = 0.5,
-    nms_threshold: float = 0.4,
-) -> None:
+def build_face_graph(detector: Path, recogniser: Path, output: Path, max_faces: int = MAX_FACES) -> None:
     """Fuse an SCRFD detector with landmarks and a 112x112 ArcFace recogniser into `output`.
 
     Inputs: `images` UINT8 [n, 1280, 1280, 3] RGB, each photo in the top-left corner; `sizes` INT64 [n, 2], height
@@ -49,14 +41,10 @@ def build_face_graph(
     stand together, best score first; of more than `max_faces`, the largest are kept.
 
     The results are insightface's `FaceAnalysis` with `det_size` 640 (128 where that finds nothing).
-    Raises FaceModelError for a file of another form, ValueError for a limit out of range.
+    Raises FaceModelError for a file of another form.
     """
-    _check("score_threshold", score_threshold, 0.0, 1.0)
-    _check("nms_threshold", nms_threshold, 0.0, 1.0)
-    _check("max_faces", max_faces, 1, 1000)
-    limits = Limits(score_threshold, nms_threshold, max_faces)
     graph = Graph()
-    detect(graph, "images", "sizes", read_detector(detector), limits)
+    detect(graph, "images", "sizes", read_detector(detector), max_faces)
     recognise(graph, "images", "sizes", read_recogniser(recogniser, _RECOGNITION_BATCH))
     model = helper.make_model(
         graph.proto("face_analysis", INPUTS, OUTPUTS),
@@ -67,8 +55,3 @@ def build_face_graph(
     onnx.checker.check_model(model, full_check=True)
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     onnx.save(model, str(output))
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}, must be in {low:g}..{high:g}")

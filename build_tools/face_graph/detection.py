@@ -16,17 +16,10 @@ _FOUND: tuple[Signature, ...] = (
     ("photo_index", TensorProto.INT64, [None]),
     ("detection_size", TensorProto.INT64, [None]),
 )
+SCORE, OVERLAP = 0.5, 0.4
+"""Least score of a face and greatest overlap (IoU) of two: insightface's defaults."""
 NOTHING_FOUND = 0
 """Detection size of a photo without faces: every size was tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Least score of a face, greatest overlap (IoU) of two, and how many of the largest are kept for each photo."""
-
-    score: float
-    overlap: float
-    faces: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +35,14 @@ class Faces:
         return Faces(*(graph.op("Gather", values, index, axis=0) for values in fields))
 
 
-def detect(graph: Graph, images: str, sizes: str, detector: Detector, limits: Limits) -> None:
+def detect(graph: Graph, images: str, sizes: str, detector: Detector, max_faces: int) -> None:
     """Add the outputs `boxes`, `scores`, `landmarks`, `photo_index` and `detection_size` to the graph.
 
     One Loop; each turn looks at one photo at one size and then goes on to the same photo's next size, if it
     found nothing and there is one, or else to the next photo. So the detector stands in the file once.
     """
     body = graph.body()
-    faces = _look(body, images, sizes, detector, limits)
+    faces = _look(body, images, sizes, detector, max_faces)
     _append(body, faces, detector.sizes)
     body.op("Less", "next_photo", size(body, images, 0), name="go_on")
     state: list[Signature] = [("photo", TensorProto.INT64, []), ("size", TensorProto.INT64, [])]
@@ -71,18 +64,17 @@ def _empty(kind: int, shape: Shape) -> np.ndarray:
     return np.zeros(dims, np.float32 if kind == TensorProto.FLOAT else np.int64)
 
 
-def _look(graph: Graph, images: str, sizes: str, detector: Detector, limits: Limits) -> Faces:
+def _look(graph: Graph, images: str, sizes: str, detector: Detector, max_faces: int) -> Faces:
     box = letterbox(graph, images, sizes, "photo", "size")
     detector.network.insert(graph, box.blob)
-    candidates = _decode(graph, detector, box.scale, limits.score)
-    return _largest(graph, _suppress(graph, candidates, limits.overlap), limits.faces)
+    return _largest(graph, _suppress(graph, _decode(graph, detector, box.scale)), max_faces)
 
 
-def _decode(graph: Graph, detector: Detector, scale: str, threshold: float) -> Faces:
-    """Candidates of at least the threshold, in photo pixels (insightface's `SCRFD.forward`)."""
+def _decode(graph: Graph, detector: Detector, scale: str) -> Faces:
+    """Candidates of at least the least score, in photo pixels (insightface's `SCRFD.forward`)."""
     scores, distances, offsets = (_joined(graph, names, width) for width, names in detector.outputs.items())
     scores = graph.op("Reshape", scores, ints(-1))
-    chosen = graph.op("GreaterOrEqual", scores, np.float32(threshold))
+    chosen = graph.op("GreaterOrEqual", scores, np.float32(SCORE))
     index = graph.op("Reshape", graph.op("NonZero", chosen), ints(-1))
     centre, stride = _anchors(graph, index)
     scores, distances, offsets = (graph.op("Gather", rows, index) for rows in (scores, distances, offsets))
@@ -116,7 +108,7 @@ def _anchors(graph: Graph, index: str) -> tuple[str, str]:
     return cast(graph, graph.op("Mul", cells, stride), np.float32), cast(graph, stride, np.float32)
 
 
-def _suppress(graph: Graph, faces: Faces, overlap: float) -> Faces:
+def _suppress(graph: Graph, faces: Faces) -> Faces:
     """Greedy suppression, best first; insightface counts pixels, so that a box spans x1 - x0 + 1 of them."""
     spans = graph.op("Add", faces.boxes, np.array([0, 0, 1, 1], np.float32))
     selected = graph.op(
@@ -124,7 +116,7 @@ def _suppress(graph: Graph, faces: Faces, overlap: float) -> Faces:
         graph.op("Unsqueeze", spans, ints(0)),
         graph.op("Unsqueeze", faces.scores, ints(0, 1)),
         ints(np.iinfo(np.int32).max),
-        np.array([overlap], np.float32),
+        np.array([OVERLAP], np.float32),
     )
     return faces.take(graph, element(graph, selected, 2, axis=1))
 

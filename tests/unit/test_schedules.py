@@ -23,7 +23,7 @@ from instantid.models.sdxl.schedules import (
     count_steps,
     fewest_steps,
     training,
-)  # fmt: skip
+)
 from miniature import trained
 from miniature.sdxl import SCHEDULER
 
@@ -117,12 +117,12 @@ def test_every_count_has_its_timesteps_within_the_training(name, spacing):
         assert (timesteps.diff() <= 0).all()
 
 
-@pytest.mark.parametrize("name", ["ddim", "heun", "unipc"])
+@pytest.mark.parametrize("name", ["euler", "heun", "unipc"])
 def test_sixty_one_steps_from_the_end_paint_as_sixty_do(name):
     """Of diffusers they are 62, and the last of them is at timestep -1."""
     world = Gaussian(KINDS["v_prediction, trailing + 1"])
     sixty, one_more = (paint(name, world.config, n, world.predict) for n in (60, 61))
-    assert relative(one_more, sixty) <= 0.02
+    assert relative(one_more, sixty) <= 0.005
 
 
 class Recorder(TorchDispatchMode):
@@ -148,7 +148,7 @@ def test_a_step_only_adds_and_multiplies_on_the_device(name):
             predicted = torch.empty_like(schedule.scale(latents, i))
             latents = schedule.step(predicted, i, latents, [torch.Generator()])
     assert latents.is_meta
-    assert all(timestep.device == device for timestep in schedule.timesteps)
+    assert {(timestep.device, timestep.dtype) for timestep in schedule.timesteps} == {(device, torch.float32)}
     allowed = {"add", "sub", "rsub", "mul", "div", "neg", "empty_like", "unbind"}
     assert {"add", "mul"} & recorder.done
     assert recorder.done <= allowed

@@ -31,6 +31,8 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
+Number = Callable[[], float]
+
 FOLDER = Path("/dev/shm")
 ROWS = 128
 ROW = np.dtype([("name", "S64"), ("beat", "f8"), ("backlog", "f8"), ("state", "i8"), ("taken", "f8")])
@@ -75,13 +77,7 @@ class Board:
     Raises PermissionError if others can enter the folder, RuntimeError if the table is full.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        backlog: Callable[[], float] = lambda: 0.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, folder: Path, name: str, backlog: Number = lambda: 0.0, clock: Number = time.monotonic) -> None:
         self._folder, self._backlog, self._clock = folder, backlog, clock
         self._model = name.rsplit("_", 2)[0].encode()
         self._file = _open_table(folder)
