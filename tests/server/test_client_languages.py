@@ -1,7 +1,7 @@
 """docs/languages.md: each program is compiled, run against the real server, and gives the same bytes.
 
 Needs node and npm with its registry, and of Debian's packages: golang-go, golang-google-grpc-dev,
-golang-goprotobuf-dev, protobuf-compiler; default-jdk-headless, libgrpc-java, libnetty-java,
+golang-goprotobuf-dev, protobuf-compiler; default-jdk-headless, libgrpc-java, libnetty-java, libperfmark-java,
 protobuf-compiler-grpc-java-plugin.
 """
 
