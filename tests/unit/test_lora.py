@@ -223,36 +223,37 @@ def test_every_layer_of_the_full_sized_unet_is_found(tmp_path, original):
         for name, m in layers.items()
     }
     path = write(tmp_path / "all.safetensors", kohya(pairs, original_names(unet)) if original else kohya(pairs))
-    assert {module for module, _ in _read(path, {"unet": unet})} == set(layers.values())
+    assert {module for module, *_ in _read(path, {"unet": unet})} == set(layers.values())
 
 
+def pair(layer, down=(3, 64), up=(64, 3), value=0.0):
+    return {f"{layer}.lora_{k}.weight": torch.full(s, value) for k, s in (("A", down), ("B", up))}
+
+
+QUERY = f"unet.{ATTENTION}.attn1.to_q"
+KOHYA_QUERY = f"lora_unet_{ATTENTION.replace('.', '_')}_attn1_to_q"
 FAULTS = {
-    "no LoRA": ({"conv_in.weight": torch.zeros(2, 2)}, "not a LoRA for SDXL"),
-    "half a pair": ({f"unet.{ATTENTION}.attn1.to_q.lora_A.weight": torch.zeros(3, 64)}, "attn1.to_q is no LoRA of a"),
-    "another model": (
-        {f"unet.blocks.7.to_q.lora_{k}.weight": torch.zeros(s) for k, s in (("A", (3, 64)), ("B", (64, 3)))},
-        "unet.blocks.7.to_q is no LoRA of a layer of this checkpoint",
+    "no LoRA": ({"conv_in.weight": torch.zeros(2, 2)}, "not a LoRA for SDXL: conv_in.weight and 0 more"),
+    "nothing": ({}, "it is empty"),
+    "half a pair": ({f"{QUERY}.lora_A.weight": torch.zeros(3, 64)}, "attn1.to_q (down) does not fit"),
+    "another model": (pair("unet.blocks.7.to_q"), "unet.blocks.7.to_q and 0 more are no layers of this checkpoint"),
+    "another width": (pair(QUERY, down=(3, 65)), "attn1.to_q (down, up) does not fit"),
+    "transposed": (pair(f"unet.{ATTENTION}.ff.net.0.proj", (3, 512), (64, 3)), "ff.net.0.proj (down, up) does not fit"),
+    "a bias where there is none": ({f"{KOHYA_QUERY}.diff_b": torch.zeros(64)}, "does not fit the checkpoint's bias"),
+    "two layouts at once": (
+        pair(QUERY) | pair("diffusion_model.input_blocks.3.1.transformer_blocks.0.attn1.to_q"),
+        "names some layers twice",
     ),
-    "another width": (
-        {f"unet.{ATTENTION}.attn1.to_q.lora_{k}.weight": torch.zeros(s) for k, s in (("A", (3, 65)), ("B", (64, 3)))},
-        "attn1.to_q is no LoRA of a layer",
-    ),
-    "a bias": (
-        {
-            f"unet.{ATTENTION}.attn1.to_q.lora_{k}": torch.zeros(s)
-            for k, s in (("A.weight", (3, 64)), ("B.weight", (64, 3)), ("B.bias", (64,)))
-        },
-        "lora_B.bias is of a kind that cannot be fused",
-    ),
-    "DoRA": ({f"lora_unet_{ATTENTION.replace('.', '_')}_attn1_to_q.dora_scale": torch.zeros(64)}, "DoRA"),
-    "LoHa": ({"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.zeros(4, 4)}, "not a LoRA for SDXL"),
-    "not finite": (
-        {
-            f"unet.{ATTENTION}.attn1.to_q.lora_{k}.weight": torch.full(s, torch.inf)
-            for k, s in (("A", (3, 64)), ("B", (64, 3)))
-        },
-        "does not fit torch.float32",
-    ),
+    "biases": (pair(QUERY) | {f"{QUERY}.lora_B.bias": torch.zeros(64)}, "a LoRA of biases, which cannot be fused"),
+    "several alphas": (pair(QUERY) | {f"{QUERY}.alpha": torch.ones(3)}, "attn1.to_q (alpha, down, up) does not fit"),
+    "OFT": ({f"{KOHYA_QUERY}.oft_blocks": torch.zeros(4, 16, 16)}, "OFT, which cannot be fused"),
+    "OFT of LyCORIS": ({f"{KOHYA_QUERY}.oft_diag": torch.zeros(4, 16)}, "OFT, which cannot be fused"),
+    "IA3": ({f"{KOHYA_QUERY}.on_input": torch.zeros(1), f"{KOHYA_QUERY}.weight": torch.zeros(64)}, "IA3, which"),
+    "GLoRA": ({f"{KOHYA_QUERY}.{k}.weight": torch.zeros(4, 4) for k in ("a1", "a2", "b1", "b2")}, "GLoRA, which"),
+    "embedding": ({"clip_l": torch.zeros(2, 32), "clip_g": torch.zeros(2, 64)}, "a textual inversion embedding"),
+    "FLUX": (pair("transformer.single_transformer_blocks.0.attn.to_q"), "a LoRA for FLUX or Stable Diffusion 3"),
+    "checkpoint": ({"first_stage_model.encoder.conv_in.weight": torch.zeros(1)}, "a whole checkpoint"),
+    "not finite": (pair(QUERY, value=torch.inf), "does not fit torch.float32"),
 }
 
 
@@ -263,6 +264,8 @@ def test_other_files_are_refused(diffusion_weights, tmp_path, fault):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         SdxlModel.load(diffusion_weights, CPU, torch.float32, loras=[(path, 1.0)])
     assert str(path) in str(error.value)
+    assert len(str(error.value)) < len(str(path)) + 200
+    assert "\n" not in str(error.value)
 
 
 def few_step_profile(mode):
