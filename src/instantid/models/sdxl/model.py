@@ -21,6 +21,7 @@ from instantid.models.predict import Execution
 from instantid.models.sdxl.decode import Decode
 from instantid.models.sdxl.denoise import Denoise
 from instantid.models.sdxl.identity import Identity
+from instantid.models.sdxl.kinds import Prediction
 from instantid.models.sdxl.load import Networks, load_networks
 from instantid.models.sdxl.schedules import Schedule, control_window, count_steps
 from instantid.models.sdxl.state import Conditions, RequestTensors, State
@@ -60,6 +61,7 @@ class SdxlModel:
         loras: Sequence[tuple[Path, float]] = (),
         profile: Profile | None = None,
         vae_dtype: torch.dtype | None = None,
+        prediction: Prediction = "auto",
     ) -> "SdxlModel":
         """Load one set of weights; UNet, IdentityNet, adapter and text encoders in `dtype`.
 
@@ -69,7 +71,7 @@ class SdxlModel:
         """
         if profile and profile.lora:
             loras = [(weights / "lora" / profile.lora, 1.0), *loras]
-        networks = load_networks(weights, device, dtype, vae_dtype or torch.float32, checkpoint, loras)
+        networks = load_networks(weights, device, dtype, vae_dtype or torch.float32, checkpoint, loras, prediction)
         if profile and profile.timestep_spacing:
             changed = {**networks.scheduler_config, "timestep_spacing": profile.timestep_spacing}
             networks = replace(networks, scheduler_config=changed)
