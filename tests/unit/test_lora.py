@@ -337,7 +337,7 @@ def by_peft(kind, layer, unet, **options):
     config = getattr(peft, kind)(r=4, alpha=2, target_modules=[layer], init_weights=False, **options)
     module = peft.get_peft_model(unet, config).base_model.model.get_submodule(layer)
     tensors = {name.removesuffix(".default"): value.detach() for name, value in module.named_parameters()}
-    tensors = {name.removesuffix(".default"): value for name, value in tensors.items() if "base_layer" not in name}
+    tensors = {name: value.normal_(0, 0.3) for name, value in tensors.items() if "base_layer" not in name}
     return tensors, module.get_delta_weight("default").detach()
 
 
@@ -421,8 +421,13 @@ def test_dora_of_lycoris_keeps_the_trained_norms(diffusion_weights, pristine, tm
 
 @pytest.mark.parametrize(
     ("layer", "ending", "parameter"),
-    [(CONV, "diff", "weight"), (CONV, "diff_b", "bias"), ("up_blocks.0.resnets.1.norm1", "w_norm", "weight")]
-    + [("up_blocks.0.resnets.1.norm1", "b_norm", "bias"), ("conv_norm_out", "w_norm", "weight")],
+    [
+        (CONV, "diff", "weight"),
+        (CONV, "diff_b", "bias"),
+        ("up_blocks.0.resnets.1.norm1", "w_norm", "weight"),
+        ("up_blocks.0.resnets.1.norm1", "b_norm", "bias"),
+        ("conv_norm_out", "w_norm", "weight"),
+    ],
 )
 def test_whole_differences_are_added(diffusion_weights, pristine, tmp_path, layer, ending, parameter):
     difference = torch.randn_like(pristine.networks.unet.get_submodule(layer).get_parameter(parameter))

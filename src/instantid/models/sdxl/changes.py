@@ -66,7 +66,7 @@ def _factor(parts: dict[str, Tensor], name: str, core: str) -> tuple[Tensor, int
 
 def _tucker(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """`core` [i, j, ...], `a` [i, out], `b` [j, in] to [out, in, ...]."""
-    return torch.einsum("ij...,io,jn->on...", core, a, b)
+    return torch.einsum("ij...,io,jn->on...", core, a, b).contiguous()
 
 
 def _normalised(merged: Tensor, magnitude: Tensor, axis: int) -> Tensor:
