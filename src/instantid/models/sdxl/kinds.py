@@ -31,7 +31,8 @@ KINDS = {
     r"^(down_blocks|encoder|decoder|text_model)\.": "one network, not a whole checkpoint",
 }
 """Names that only other models have, and what these are."""
-CHANNELS = {9: "an inpainting model", 8: "an instruct-pix2pix model"}
+CHANNELS = {5: "an inpainting model", 4: "an instruct-pix2pix model"}
+"""What a UNet is that takes so many channels more than its latents have."""
 HARMLESS = re.compile(
     r".*position_ids|.*logit_scale|conditioner\.embedders\.0\.(transformer\.)?text_projection(\.weight)?"
     r"|(.*\.)?model_ema\..*|first_stage_model\.loss\..*|denoiser\.(log_)?sigmas|.*\.(scale_input|input_scale)"
@@ -53,7 +54,9 @@ def refuse_other_kinds(file: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() and name.endswith((".weight", ".bias")):
             raise ValueError(f"{file}: {name} is quantised ({tensor.dtype}); serve a file in floating point instead")
-    _refuse_channels(file, len(tensors.get("model.diffusion_model.input_blocks.0.0.weight", torch.empty(1, 4))[0]))
+    first, last = (tensors.get(f"model.diffusion_model.{name}.weight") for name in ("input_blocks.0.0", "out.2"))
+    if first is not None and last is not None:
+        _refuse_channels(file, first.shape[1], len(last))
 
 
 def refuse_other_folders(folder: Path) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def refuse_other_folders(folder: Path) -> dict[str, Any]:
         json.loads(existing(folder / name).read_text())
         for name in ("unet/config.json", "scheduler/scheduler_config.json")
     )
-    _refuse_channels(folder, unet.get("in_channels", 4))
+    _refuse_channels(folder, unet.get("in_channels", 4), unet.get("out_channels", 4))
     kind = ""
     if "quantization_config" in unet:
         kind = "quantised"
@@ -79,10 +82,10 @@ def refuse_other_folders(folder: Path) -> dict[str, Any]:
     return dict(scheduler)
 
 
-def _refuse_channels(path: Path, channels: int) -> None:
-    if channels != 4:
-        kind = CHANNELS.get(channels, "another model")
-        raise ValueError(f"{path}: the UNet takes {channels} channels, so this is {kind}; {SERVED}")
+def _refuse_channels(path: Path, taken: int, given: int) -> None:
+    if taken != given:
+        kind = CHANNELS.get(taken - given, "another model")
+        raise ValueError(f"{path}: the UNet takes {taken} channels, so this is {kind}; {SERVED}")
 
 
 def read_schedule(file: Path, names: Iterable[str], wanted: Prediction) -> dict[str, Any]:
