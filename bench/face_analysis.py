@@ -16,17 +16,17 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 import onnxruntime
+import random_faces
 import skimage
 import typer
+from face_parity import Differences, Graph, Picture, Reference, on_canvas
 from insightface.data import get_image
 from insightface.model_zoo.scrfd import SCRFD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from build_tools import fullsize_faces
 from build_tools.face_graph import build_face_graph
-from build_tools.face_graph.parity import Differences, Graph, Picture, Reference, on_canvas
 from instantid.contract import CANVAS
 from miniature import faces as miniature_faces
 from miniature.crowds import draw_crowd
@@ -81,9 +81,9 @@ def networks(folder: Path, photo: Picture, faces: int) -> tuple[Path, Path, Path
     if not fused.exists():
         CONSOLE.print(f"making full-size networks with random weights that find {faces} faces; half a minute")
         if not recogniser.exists():
-            fullsize_faces.write_recogniser(recogniser)
-        fullsize_faces.write_detector(detector, score_bias=FIRST_BIAS)
-        fullsize_faces.write_detector(detector, score_bias=FIRST_BIAS - middle_logit(detector, photo, faces))
+            random_faces.write_recogniser(recogniser)
+        random_faces.write_detector(detector, score_bias=FIRST_BIAS)
+        random_faces.write_detector(detector, score_bias=FIRST_BIAS - middle_logit(detector, photo, faces))
         build_face_graph(detector, recogniser, fused)
     return detector, recogniser, fused
 

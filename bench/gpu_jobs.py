@@ -32,7 +32,7 @@ def run_steps(model: SdxlModel, job: Job) -> State:
     """A request alone, up to decoding. Raises what made it fail."""
     state = model.start(*job)
     units: Any = None
-    for _ in state.window:
+    for _ in state.timesteps:
         units = model.work("step", [state])
     units.wait()
     if state.failure:

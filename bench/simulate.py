@@ -67,11 +67,15 @@ def compare(
 
 
 @app.command()
-def tenants(requests: Requests = 2500, seeds: Seeds = 8) -> None:
+def tenants(
+    requests: Requests = 2500,
+    seeds: Seeds = 8,
+    small: Annotated[bool, typer.Option("--small", help="512x512, of which several share a step.")] = False,
+) -> None:
     """Print p95 and p99 of the worst of four tenants, without and with a flood of the fifth, for each seed."""
     rows = []
     for seed in range(seeds):
-        alone, quiet, flood = (run(name, mix, requests, seed) for name, mix in TENANT_RUNS)
+        alone, quiet, flood = (run(name, "small " * small + mix, requests, seed) for name, mix in TENANT_RUNS)
         rows.append(
             (seed, *worst(alone), *worst(quiet), quiet_ratio(quiet, alone), *worst(flood), flood_ratio(flood, quiet))
         )

@@ -18,7 +18,7 @@ from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, enco
 from miniature.networks import make_text_encoders, make_unet
 from miniature.scenery import SCENERY
 from miniature.trained import SIZES, VELOCITY_SCHEDULER
-from miniature.training import Trainer, grid, join_others, own_share, to_pictures
+from miniature.training import Trainer, grid, join_others, make_optimizers, own_share, to_pictures
 
 NAMED, DROPPED = 0.7, 0.1
 
@@ -30,9 +30,7 @@ def main(
     rate: float = 8e-4,
     people: int = 3200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: int = 1,
 ) -> None:
-    torch.set_num_threads(threads)
     torch.manual_seed(1)
     join_others()
     data, captions, noise = encode_album(work, people, device), Captions(), Noise(device)
@@ -68,7 +66,8 @@ def main(
         painted = to_pictures(data.vae.decode(latents / data.vae.config.scaling_factor).sample)
         return grid([painted[: len(SCENERY)], painted[len(SCENERY) :]])
 
-    Trainer(work, "base", modules, loss, steps=steps, rate=rate, decay=0.998).run(sheet)
+    optimizers = make_optimizers(modules, rate)
+    Trainer(work, "base", modules, loss, optimizers=optimizers, steps=steps, decay=0.998).run(sheet)
 
 
 def sample(

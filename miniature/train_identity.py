@@ -23,7 +23,7 @@ from miniature.identity import InstantID
 from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, keep
 from miniature.likeness import Likeness
 from miniature.trained import SIZES, VELOCITY_SCHEDULER
-from miniature.training import Trainer, first_alone, grid, join_others, own_share, to_pictures
+from miniature.training import Trainer, first_alone, grid, join_others, make_optimizers, own_share, to_pictures
 from miniature.words import begin_with_words
 
 TEXT_DROPPED, FACE_DROPPED = (0.0, 0.22), (0.02, 0.24)
@@ -118,9 +118,7 @@ def main(
     rate: float = 6e-4,
     people: int = 3200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: int = 1,
 ) -> None:
-    torch.set_num_threads(threads)
     torch.manual_seed(2)
     join_others()
     task = Task(work, people, batch, device)
@@ -131,8 +129,8 @@ def main(
         )
         print(f"face tokens begin with {1 - left:.0%} of what captions say")
     modules = {"identitynet": model.identitynet, "adapter": model.adapter}
-    faster = {"adapter": 3.0}
-    Trainer(work, "identity", modules, task.loss, steps=steps, rate=rate, decay=0.998, faster=faster).run(task.sheet)
+    optimizers = make_optimizers(modules, rate, adapter=3.0)
+    Trainer(work, "identity", modules, task.loss, optimizers=optimizers, steps=steps, decay=0.998).run(task.sheet)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ JOBS = (
 
 
 def left(state):
-    return len(state.window) - state.index
+    return len(state.timesteps) - state.index
 
 
 def step(model, *states):

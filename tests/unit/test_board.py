@@ -188,6 +188,24 @@ def test_a_waiting_instance_is_woken_by_what_makes_it_the_next(join, change):
         assert time.monotonic() - began < PATIENCE_SECONDS / 2, "by the message, not by the timeout"
 
 
+def test_waiting_costs_nothing(join):
+    asked = []
+    mine = join("denoiser_0_0", clock=time.monotonic, backlog=lambda: asked.append(1) or 3.0)
+    other = join("denoiser_0_1", 1.0, time.monotonic)
+    other.start(end=print)
+    assert other.try_open()
+    with ThreadPoolExecutor(1) as pool:
+        turn = pool.submit(mine.wait_turn)
+        time.sleep(PATIENCE_SECONDS / 4)
+        mine.refresh()
+        time.sleep(PATIENCE_SECONDS / 4)
+        seen = len(asked)
+        other.work = 5.0
+        other.take()
+        turn.result(timeout=5)
+    assert seen == 4, "joining, waiting, the change, looking again"
+
+
 class Triton:
     """Hands requests to whichever instance has returned, as Triton does; an engine's work shrinks as time passes."""
 

@@ -175,7 +175,10 @@ OTHER_KINDS = {
         {"conditioner.embedders.1.model.transformer.resblocks.0.extra": torch.ones(2)},
         "CLIPTextModelWithProjection has no place for .*extra and 0 more",
     ),
-    "another shape": ({f"{LAYER}.weight": torch.ones(2, 2)}, "proj_in.weight"),
+    "another size": (
+        {f"{LAYER}.weight": torch.ones(2, 2), f"{LAYER}.bias": torch.ones(2)},
+        r"proj_in\.\w+ has the shape .*, not .*, and 1 more have others too",
+    ),
     "another shape in CLIP-L": (
         {"conditioner.embedders.0.transformer.text_model.final_layer_norm.bias": torch.ones(2)},
         "final_layer_norm.bias and 0 more, or their shapes differ",

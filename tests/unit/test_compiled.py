@@ -179,7 +179,7 @@ def test_where_identitynet_does_not_act_the_networks_run_as_they_are(weights):
     inputs = model.denoise.inputs(states)
     model.denoise.predictor.prepare(inputs, lambda inputs: pytest.fail("compiled with IdentityNet"))
     for state in states:
-        state.window = (0.0,) * len(state.window)
+        state.windows = ((0.0,) * len(state.timesteps),)
     step(model, states)
 
 

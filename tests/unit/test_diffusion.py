@@ -67,7 +67,7 @@ def reference(diffusion_weights):
 
 
 def steps_left(state):
-    return len(state.window) - state.index
+    return len(state.timesteps) - state.index
 
 
 def run(model, *jobs):
@@ -153,14 +153,14 @@ def test_text_is_encoded_once(model):
 
 def test_face_tokens_are_the_plain_resampler_s(model, reference):
     embedding = np.random.default_rng(0).normal(size=512).astype(np.float32) * 20
-    found = model._identity.tokens(embedding)[0]
+    found = model.conditions[0].tokens(embedding)[0]
     expected = plain_resampler(reference.image_proj, torch.from_numpy(embedding))
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_unconditional_face_tokens_are_those_of_zeros(model, reference):
     expected = plain_resampler(reference.image_proj, torch.zeros(512))
-    torch.testing.assert_close(model._identity._no_face[0].double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.conditions[0]._no_face[0].double(), expected, rtol=1e-4, atol=1e-4)
     assert expected.abs().max() > 0.1
 
 

@@ -280,8 +280,9 @@ def test_a_caller_that_cannot_be_asked_costs_no_other_the_poll():
     bench.add("b", 3, is_cancelled=lambda: True)
     bench.engine.poll_cancelled()
     heard = bench.finish()
-    assert isinstance(heard["a"], EngineFailure)
+    assert isinstance(heard["a"], Cancelled)
     assert isinstance(heard["b"], Cancelled)
+    assert bench.engine.admission.tasks == []
 
 
 def test_a_request_whose_deadline_passes_while_it_waits_is_never_started():
@@ -615,3 +616,35 @@ def test_lateness_counts_from_the_launch_while_the_engine_waits_for_the_device()
     bench.steps(1)
     assert bench.engine.lateness == pytest.approx(-20.0)
     bench.finish()
+
+
+def test_requests_of_many_threads_are_each_answered_once():
+    bench = Bench(max_rows=6, tenant_rows=200, asynchronous=True)
+    bench.model.failing["r7"] = EngineFailure("latents are not finite")
+    bench.model.broken["r8"] = RuntimeError("an error of this one's batches")
+    runner = threading.Thread(target=bench.engine.run, daemon=True)
+    runner.start()
+
+    def submit(numbers):
+        for i in numbers:
+            is_cancelled = (lambda: True) if i % 11 == 0 else (lambda: False)
+            bench.add(f"r{i}", 2 + i % 5, SMALL if i % 3 else LARGE, tenant=f"t{i % 4}", is_cancelled=is_cancelled)
+            bench.engine.poll_cancelled()
+
+    senders = [threading.Thread(target=submit, args=(range(k, 200, 4),), daemon=True) for k in range(4)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    while not bench.idle:
+        time.sleep(0.01)
+    bench.engine.close()
+    runner.join(10)
+    assert not runner.is_alive()
+    assert len(bench.heard) == 200
+    assert all(len(said) == 1 for said in bench.heard.values())
+    good = {name: said[0][0] for name, said in bench.heard.items() if isinstance(said[0][0], str)}
+    assert all(answer == f"{name} {3 + int(name[1:]) % 5}" for name, answer in good.items())
+    assert len(good) > 150
+    assert isinstance(bench.heard["r7"][0][0], EngineFailure)
+    assert isinstance(bench.heard["r8"][0][0], EngineFailure)

@@ -78,7 +78,7 @@ class SmallDevice:
     """The model on a device that holds at most `rows` rows."""
 
     def __init__(self, model, rows):
-        self._model, self._rows = model, rows
+        self._model, self._rows, self.phases = model, rows, model.phases
 
     def example(self, size, rows):
         return self._model.example(size, rows)

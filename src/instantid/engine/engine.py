@@ -61,7 +61,7 @@ class Engine:
         for task in tasks:
             task.arrived = self.clock()
             with self._at_the_cost_of(task):
-                task.work = self.policy.remaining(task)
+                task.work = task.remaining = self.policy.remaining(task)
                 self.admission.admit(task)
                 self._tell("queued", [task])
 
@@ -77,8 +77,11 @@ class Engine:
     def poll_cancelled(self) -> None:
         """Ask for every task whether its caller has cancelled; for a thread that does so every few tens of ms."""
         for task in self.admission.tasks:
-            with self._at_the_cost_of(task):
+            try:
                 task.cancelled |= task.is_cancelled()
+            except Exception:
+                log.exception("request %r cannot be asked and counts as cancelled", task.request_id)
+                task.cancelled = True
 
     def run(self) -> None:
         """Work until closed; every task that is left then is answered with an error.
@@ -125,7 +128,7 @@ class Engine:
     @property
     def load(self) -> Load:
         started = self.admission.started
-        backlog = sum(self.policy.remaining(task) for task in self.admission.tasks)
+        backlog = sum(task.remaining for task in self.admission.tasks)
         return Load(len(started), sum(task.plan.rows for task in started), backlog)
 
     def _expected_end(self) -> float:
@@ -166,30 +169,27 @@ class Engine:
         return []
 
     def _launch(self, batch: list[Task]) -> Launched | None:
+        """Launch a unit for the batch; where that raises, and so nothing has advanced, for each of the batch alone."""
         kind, rows = batch[0].left[0].kind, sum(task.left[0].rows for task in batch)
         try:
             expected = self.policy.seconds(batch)
             self._late_at += EXPECTED_TIMES * expected
             unit = self.model.work(kind, [task.state for task in batch])
         except Exception as error:  # noqa: BLE001
-            self._launch_alone(batch, rows, error)
+            if len(batch) == 1 or isinstance(error, DeviceFailure):
+                self._fail(batch[0], error)
+                return None
+            log.warning("a unit of %d requests failed (%s); running each alone", len(batch), error)
+            if isinstance(error, Overloaded):
+                self.policy.costs.limit(kind, batch[0].plan.group, rows)
+            for task in batch:
+                self._settle()
+                self._in_flight = self._launch([task]) if task.state and not self._broken else None
             return None
         for task in batch:
             task.advance()
+            task.remaining = self.policy.remaining(task)
         return Launched(unit, kind, rows, batch, [task for task in batch if not task.left], expected)
-
-    def _launch_alone(self, batch: list[Task], rows: int, error: Exception) -> None:
-        """After a launch raised, and so nothing advanced: each of the batch by itself."""
-        if len(batch) == 1 or isinstance(error, DeviceFailure):
-            self._fail(batch[0], error)
-            return
-        log.warning("a unit of %d requests failed (%s); running each alone", len(batch), error)
-        if isinstance(error, Overloaded):
-            self.policy.costs.limit(batch[0].left[0].kind, batch[0].plan.group, rows)
-        for task in batch:
-            self._settle()
-            if task.state and not self._broken:
-                self._in_flight = self._launch([task])
 
     def _settle(self) -> None:
         """Wait for the unit in flight; end the tasks that failed in it, hand over those that are finished."""
@@ -210,6 +210,7 @@ class Engine:
     def _finish_and_answer(self, task: Task) -> None:
         with self._at_the_cost_of(task):
             self._answer(task, self.finish(task))
+        task.state = None
 
     @contextmanager
     def _at_the_cost_of(self, *tasks: Task) -> Iterator[None]:
@@ -222,6 +223,7 @@ class Engine:
 
     def _fail(self, task: Task, error: Exception) -> None:
         self.admission.leave(task)
+        task.state = None
         if isinstance(error, DeviceFailure):
             self._broken = error
         if not isinstance(error, ServiceError):
@@ -230,7 +232,6 @@ class Engine:
         self._answer(task, error)
 
     def _answer(self, task: Task, outcome: Any) -> None:
-        task.state = None
         try:
             if task.answer.give(outcome):
                 self._tell("ended", [task], seconds=self.clock() - task.arrived, outcome=outcome)

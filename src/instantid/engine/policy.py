@@ -13,6 +13,7 @@ one, as it would by remaining work alone. Ageing bounds the wait.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ requests of tenants that would have to wait for the first one's."""
 
 @dataclass(slots=True)
 class Account:
-    """The used part of a tenant's credit and the filled part of its room; credit in seconds, excess in pictures."""
+    """The used part of a tenant's credit and the filled part of its room; credit in seconds; excess in pictures."""
 
     used: float = 0.0
     filled: float = 0.0
@@ -58,7 +59,7 @@ class Policy:
         self.costs = costs
         self._rows = tenant_rows
         self._credit = credit
-        self._accounts: dict[str, Account] = {}
+        self._accounts: defaultdict[str, Account] = defaultdict(Account)
         self._at = 0.0
 
     def keep_accounts(self, tasks: Collection[Task], now: float) -> None:
@@ -71,11 +72,12 @@ class Policy:
         for account in self._accounts.values():
             account.used, account.filled = max(account.used - share / account.credit, 0.0), 0.0
         for task in tasks:
-            self._account(task).filled += task.plan.rows / self._rows
-        self._accounts = {name: account for name, account in self._accounts.items() if account.used or account.filled}
-        for account in self._accounts.values():
-            excess = (account.used + account.filled - 1) * self._credit * self._rows / PICTURE_ROWS
+            self._accounts[task.tenant].filled += task.plan.rows / self._rows
+        for tenant, account in list(self._accounts.items()):
+            excess = (account.used + min(account.filled, 1.0) - 1) * self._credit * self._rows / PICTURE_ROWS
             account.excess = max(math.ceil(excess), 0)
+            if not account.used and not account.filled:
+                del self._accounts[tenant]
 
     def first(self, tasks: Collection[Task], now: float) -> Task:
         """The task to run first."""
@@ -103,7 +105,7 @@ class Policy:
         """Book the batch's next unit on its tenants' accounts, each by its share of the rows."""
         rows = sum(task.left[0].rows for task in batch)
         for task in batch:
-            account, seconds = self._account(task), self.seconds(batch) * task.left[0].rows / rows
+            account, seconds = self._accounts[task.tenant], self.seconds(batch) * task.left[0].rows / rows
             account.credit = self._credit * task.work * self._rows / task.plan.rows or math.inf
             account.used = min(account.used + seconds / account.credit, 1.0)
 
@@ -118,13 +120,8 @@ class Policy:
         return sum(count * self.costs.seconds(kind, group, rows) for kind, rows, count in task.left)
 
     def _rank(self, task: Task, now: float) -> tuple[int, int, float, float]:
-        work = (self.remaining(task) * task.work) ** 0.5
+        work = (task.remaining * task.work) ** 0.5
         return task.priority_level, self._excess(task), work - AGEING * (now - task.arrived), task.arrived
 
     def _excess(self, task: Task) -> int:
-        """Pictures by which the task's tenant exceeds its share; 0 within it."""
-        account = self._accounts.get(task.tenant)
-        return account.excess if account else 0
-
-    def _account(self, task: Task) -> Account:
-        return self._accounts.setdefault(task.tenant, Account())
+        return self._accounts[task.tenant].excess

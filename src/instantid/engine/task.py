@@ -112,8 +112,8 @@ class Answer:
 class Task:
     """One request on its way through the engine. `request` and `given` are what `Model.start` takes.
 
-    `deadline` and `arrived` are seconds of the engine's clock, `work` the estimated seconds of all its units by itself;
-    `left` are the phases with their units that were not launched yet.
+    `deadline` and `arrived` are seconds of the engine's clock; `left` are the phases with their units that were not
+    launched yet; `work` and `remaining` are the estimated seconds of all its units and of those that are left.
     """
 
     request: Any
@@ -127,6 +127,7 @@ class Task:
     is_cancelled: Callable[[], bool] = lambda: False
     arrived: float = 0.0
     work: float = 0.0
+    remaining: float = 0.0
     state: State | None = None
     cancelled: bool = False
     left: tuple[Phase, ...] = field(init=False)

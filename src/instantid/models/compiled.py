@@ -142,7 +142,7 @@ def difference(model: Any, call: Call, inputs: Any) -> float:
 
 
 def example_inputs(model: Any, states: Sequence[Any]) -> Any:
-    """Inputs of a step of these states, with latents, timesteps and identity scales that are not all alike."""
+    """Inputs of a step of these states, with latents, timesteps and scales that are not all alike."""
     inputs = model.denoise.inputs(states)
     count, device = len(inputs.latents), inputs.latents.device
     noise = torch.randn(inputs.latents.shape, generator=torch.Generator().manual_seed(0)).to(inputs.latents)
@@ -150,7 +150,7 @@ def example_inputs(model: Any, states: Sequence[Any]) -> Any:
     return inputs._replace(
         latents=noise,
         timesteps=torch.linspace(999, 1, count, device=device),
-        identity_scale=scale[:, None, None, None],
+        scales=(scale[:, None, None, None],) * len(inputs.scales),
     )
 
 

@@ -1,6 +1,7 @@
 """What a model measures of itself when it is loaded: the fastest way to run, costs, and memory for requests."""
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -73,18 +74,17 @@ def measure_costs(model: Any, sizes: Sequence[Size], rows: Sequence[int]) -> Cos
     Raises Overloaded if the device cannot hold a single row.
     """
     measured = {}
-    for size in sizes:
-        area = size[0] * size[1]
-        measured["step", area] = tuple(_points(model, size, rows))
-        measured["decode", area] = ((1, time_unit(model, "decode", size, 1)),)
+    for (height, width), phase in itertools.product(sizes, model.phases):
+        points = _points(model, phase.kind, (height, width), rows if phase.batched else (1,))
+        measured[phase.kind, height * width] = tuple(points)
     return CostTable(measured)
 
 
-def _points(model: Any, size: Size, rows: Sequence[int]) -> list[tuple[int, float]]:
+def _points(model: Any, kind: str, size: Size, rows: Sequence[int]) -> list[tuple[int, float]]:
     points: list[tuple[int, float]] = []
     for n in rows:
         try:
-            points.append((n, time_unit(model, "step", size, n)))
+            points.append((n, time_unit(model, kind, size, n)))
         except Overloaded:
             if not points:
                 raise

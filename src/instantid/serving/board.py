@@ -149,8 +149,7 @@ class Board:
 
     def refresh(self) -> None:
         """Write this instance's backlog into its row; to be called whenever it has changed. Any thread may."""
-        with self._storing:
-            self._row["backlog"] = self._backlog()
+        self._store()
         if self._row["state"] == WAITING:
             self._woken.set()
 
@@ -158,7 +157,7 @@ class Board:
         """This instance has been given a request, which its backlog counts; another may open instead."""
         with self._locked():
             self._row["state"], self._row["taken"] = TAKING, self._clock()
-            self.refresh()
+            self._store()
             waiting = [i for i in self._siblings() if self._table[i]["state"] == WAITING]
         for index in waiting:
             self._wake(index)
@@ -172,10 +171,14 @@ class Board:
         """Open if this instance has no work, or less than any that is open and least of those about to open."""
         self._woken.clear()
         with self._locked():
-            self.refresh()
+            self._store()
             opens = self._has_least()
             self._row["state"] = OPEN if opens else WAITING
         return opens
+
+    def _store(self) -> None:
+        with self._storing:
+            self._row["backlog"] = self._backlog()
 
     def _has_least(self) -> bool:
         mine = (self._row["backlog"], self._index)

@@ -6,13 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instantid.engine import Phase
 from instantid.models.sdxl.state import State
 from instantid.models.unit import Check, to_host
+from instantid.request import GenerationRequest
 
 
 class Decode:
+    """The phase `decode`."""
+
+    kind = "decode"
+    batched = False
+
     def __init__(self, vae: Any) -> None:
         self._vae = vae
+
+    def plan(self, request: GenerationRequest, rows: int) -> Phase:
+        return Phase(self.kind, 1, request.num_images_per_prompt)
 
     def work(self, states: Sequence[State]) -> Check:
         """Append the next picture of each state whose steps are done."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import diffusers
 import numpy as np
@@ -14,24 +13,23 @@ import torch
 from torch import Tensor
 
 from instantid import contract
-from instantid.engine import Group, Phase, Plan
+from instantid.engine import Group, Plan
 from instantid.models.memory import device_errors
 from instantid.models.parts import kept_bytes, repeat
 from instantid.models.predict import Execution
+from instantid.models.sdxl.condition import Condition
 from instantid.models.sdxl.decode import Decode
 from instantid.models.sdxl.denoise import Denoise
-from instantid.models.sdxl.identity import Identity
+from instantid.models.sdxl.identity import LANDMARKS, Identity
 from instantid.models.sdxl.kinds import Prediction
 from instantid.models.sdxl.load import Networks, load_networks
-from instantid.models.sdxl.schedules import Schedule, control_window, count_steps
+from instantid.models.sdxl.schedules import Schedule
 from instantid.models.sdxl.state import Conditions, RequestTensors, State
 from instantid.models.sdxl.text import TextPart, time_ids
 from instantid.models.unit import LaunchedUnit
 from instantid.profile import Profile
 from instantid.request import GenerationRequest
 
-LANDMARKS: Final = "landmarks"
-"""Role of the landmark picture in `request.pictures`."""
 SMALL_TENSOR = 64
 
 
@@ -42,13 +40,14 @@ class SdxlModel:
     DeviceFailure where the device cannot be used any more.
     """
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, conditions: Sequence[Condition] | None = None) -> None:
         self.networks = networks
         self.device = networks.device
-        self._identity = Identity(networks)
-        self.denoise = Denoise(networks, self._identity)
+        self.conditions = tuple(conditions or [Identity(networks)])
+        self.denoise = Denoise(networks, self.conditions)
         self.decode = Decode(networks.vae)
-        self._phases = {"step": self.denoise.work, "decode": self.decode.work}
+        self.phases = (self.denoise, self.decode)
+        """In the order in which a request goes through them."""
 
     @classmethod
     def load(
@@ -67,7 +66,7 @@ class SdxlModel:
 
         `checkpoint`, a diffusers folder or a single safetensors file, takes the place of the set's own SDXL. `loras`,
         files and their weights, are fused into it, and so is the LoRA of the profile's few-step mode. `vae_dtype` None
-        means float32. Raises FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
+        means float32. `prediction` overrides what the checkpoint says that it predicts. Raises FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
         """
         if profile and profile.lora:
             loras = [(weights / "lora" / profile.lora, 1.0), *loras]
@@ -100,11 +99,10 @@ class SdxlModel:
         images = request.num_images_per_prompt
         rows = images * (2 if request.guidance else 1)
         area = request.height * request.width
-        steps = count_steps(request.scheduler, request.num_inference_steps)
         fixed, per_pixel = self._row_bytes
         return Plan(
             Group(area, (request.height, request.width)),
-            (Phase("step", rows, steps), Phase("decode", 1, images)),
+            tuple(phase.plan(request, rows) for phase in self.phases),
             rows * int(fixed + per_pixel * area),
         )
 
@@ -119,7 +117,8 @@ class SdxlModel:
         """Launch one unit of a phase for states of one group. If it raises, none of them has advanced."""
         with device_errors(self.device):
             unit = LaunchedUnit(self.device)
-            return unit.launched(self._phases[kind](states))
+            (phase,) = (phase for phase in self.phases if phase.kind == kind)
+            return unit.launched(phase.work(states))
 
     def example(self, size: tuple[int, int], rows: int) -> list[State]:
         """Started requests of one row each, `size` (height, width) in pixels, to measure with."""
@@ -149,20 +148,17 @@ class SdxlModel:
 
     def _start(self, request: GenerationRequest, given: RequestTensors) -> State:
         schedule = Schedule(request.scheduler, self.networks.scheduler_config, request.num_inference_steps, self.device)
-        start, end = request.control_guidance_start, request.control_guidance_end
-        keep = control_window(len(schedule.timesteps), start, end)
-        window = tuple(request.controlnet_conditioning_scale * kept for kept in keep)
+        windows = tuple(condition.window(request, len(schedule.timesteps)) for condition in self.conditions)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.seeds)
-        landmarks = given.pictures[request.pictures.index(LANDMARKS)]
         return State(
             request=request,
             schedule=schedule,
-            window=window,
+            windows=windows,
             timesteps=torch.stack(list(schedule.timesteps)).to(self.device, torch.float32),
-            identity_scales=torch.tensor(window, dtype=self.networks.dtype, device=self.device),
+            scales=tuple(torch.tensor(w, dtype=self.networks.dtype, device=self.device) for w in windows),
             generators=generators,
             latents=schedule.initial(self._first_noise(request, generators)),
-            conditions=Conditions(self._text(request), self._identity.start(request, given.embeddings[0], landmarks)),
+            conditions=Conditions(self._text(request), tuple(c.start(request, given) for c in self.conditions)),
         )
 
     def _text(self, request: GenerationRequest) -> TextPart:

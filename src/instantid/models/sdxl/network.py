@@ -37,10 +37,11 @@ def load_network(kind: Any, folder: Path, device: torch.device, dtype: torch.dty
 
 def fill(network: Any, tensors: Mapping[str, Tensor], source: Path) -> Any:
     """The network with these tensors. Raises ValueError for one that is missing, unknown or of another shape."""
-    try:
-        missing, unexpected = network.load_state_dict(tensors, strict=False, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{source}: " + " ".join(str(error).split())) from None
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    if odd := [name for name, value in tensors.items() if value.shape != shapes.get(name, value.shape)]:
+        found = f"has the shape {list(tensors[odd[0]].shape)}, not {list(shapes[odd[0]])}"
+        raise ValueError(f"{source}: {odd[0]} {found}, and {len(odd) - 1} more have others too")
+    missing, unexpected = network.load_state_dict(tensors, strict=False, assign=True)
     for problem, names in (("missing", missing), ("unexpected", unexpected)):
         if names:
             raise ValueError(f"{source}: {problem} keys: {min(names)} and {len(names) - 1} more")

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instantid.errors import ServiceError
-from instantid.models.sdxl.identity import IdentityPart
 from instantid.models.sdxl.schedules import Schedule
 from instantid.models.sdxl.text import TextPart
 from instantid.request import GenerationRequest
@@ -27,48 +26,50 @@ class RequestTensors(NamedTuple):
 class Conditions(NamedTuple):
     """What the networks are given beside latents and timestep, for every row; constant over a request's steps.
 
-    With guidance the rows of one request are its unconditional pictures, then its conditional ones.
+    `parts` has one tree of tensors for each condition of the model, in its order. With guidance the rows of one request
+    are its unconditional pictures, then its conditional ones.
     """
 
     text: TextPart
-    identity: IdentityPart
+    parts: tuple[Any, ...]
 
 
 class StepInputs(NamedTuple):
-    """A step of a batch: scaled `latents` [rows, 4, h, w], `timesteps` float32 [rows], the conditions, and what
-    IdentityNet's residuals are multiplied by, [rows, 1, 1, 1], or None where it acts on no row."""
+    """A step of a batch: scaled `latents` [rows, 4, h, w], `timesteps` float32 [rows], the conditions, and for each of
+    them what its residuals are multiplied by, [rows, 1, 1, 1], or None where it acts on no row."""
 
     latents: Tensor
     timesteps: Tensor
     conditions: Conditions
-    identity_scale: Tensor | None
+    scales: tuple[Tensor | None, ...]
 
     @property
     def key(self) -> Hashable:
-        return tuple(self.latents.shape), self.conditions.text.tokens.shape[1], self.identity_scale is not None
+        acting = tuple(scale is not None for scale in self.scales)
+        return tuple(self.latents.shape), self.conditions.text.tokens.shape[1], acting
 
     @property
     def constant(self) -> Conditions:
         return self.conditions
 
     @property
-    def changing(self) -> tuple[Tensor | None, ...]:
-        return self.latents, self.timesteps, self.identity_scale
+    def changing(self) -> tuple[Any, ...]:
+        return self.latents, self.timesteps, self.scales
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class State:
     """One request between two units of work.
 
-    `latents` float32 [pictures, 4, height / 8, width / 8]; `window` has for each step what IdentityNet's residuals are
-    multiplied by, and so has `identity_scales` on the device; `pictures` fills as they are decoded, HWC RGB uint8.
+    `latents` float32 [pictures, 4, height / 8, width / 8]; `windows` has for each condition and step what its residuals
+    are multiplied by, and so has `scales` on the device; `pictures` fills as they are decoded, HWC RGB uint8.
     """
 
     request: GenerationRequest
     schedule: Schedule
-    window: tuple[float, ...]
+    windows: tuple[tuple[float, ...], ...]
     timesteps: Tensor
-    identity_scales: Tensor
+    scales: tuple[Tensor, ...]
     generators: tuple[torch.Generator, ...]
     latents: Tensor
     conditions: Conditions
