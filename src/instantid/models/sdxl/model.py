@@ -66,7 +66,8 @@ class SdxlModel:
 
         `checkpoint`, a diffusers folder or a single safetensors file, takes the place of the set's own SDXL. `loras`,
         files and their weights, are fused into it, and so is the LoRA of the profile's few-step mode. `vae_dtype` None
-        means float32. `prediction` overrides what the checkpoint says that it predicts. Raises FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
+        means float32. `prediction` overrides what the checkpoint says that it predicts. Raises FileNotFoundError or
+        ValueError, naming file and tensor, for a set that is not whole.
         """
         if profile and profile.lora:
             loras = [(weights / "lora" / profile.lora, 1.0), *loras]
