@@ -21,6 +21,7 @@ from instantid.models.sdxl.condition import Condition
 from instantid.models.sdxl.decode import Decode
 from instantid.models.sdxl.denoise import Denoise
 from instantid.models.sdxl.identity import LANDMARKS, Identity
+from instantid.models.sdxl.kinds import Prediction
 from instantid.models.sdxl.load import Networks, load_networks
 from instantid.models.sdxl.schedules import Schedule, check_steps, training
 from instantid.models.sdxl.state import Conditions, RequestTensors, State
@@ -60,16 +61,18 @@ class SdxlModel:
         loras: Sequence[tuple[Path, float]] = (),
         profile: Profile | None = None,
         vae_dtype: torch.dtype | None = None,
+        prediction: Prediction = "auto",
     ) -> "SdxlModel":
         """Load one set of weights; UNet, IdentityNet, adapter and text encoders in `dtype`.
 
         `checkpoint`, a diffusers folder or a single safetensors file, takes the place of the set's own SDXL. `loras`,
         files and their weights, are fused into it, and so is the LoRA of the profile's few-step mode. `vae_dtype` None
-        means float32. Raises FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
+        means float32. `prediction` overrides what the checkpoint says that it predicts. Raises FileNotFoundError or
+        ValueError, naming file and tensor, for a set that is not whole.
         """
         if profile and profile.lora:
             loras = [(weights / "lora" / profile.lora, 1.0), *loras]
-        networks = load_networks(weights, device, dtype, vae_dtype or torch.float32, checkpoint, loras)
+        networks = load_networks(weights, device, dtype, vae_dtype or torch.float32, checkpoint, loras, prediction)
         if profile and profile.timestep_spacing:
             changed = {**networks.scheduler_config, "timestep_spacing": profile.timestep_spacing}
             networks = replace(networks, scheduler_config=changed)
