@@ -199,7 +199,7 @@ def _converted(image: Image.Image, icc_profile: bytes) -> Image.Image:
     if mode == "RGB" and _changes_little(transform):
         return image
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    converted = ImageCms.applyTransform(image.convert(mode), transform)
+    converted = transform.apply(image.convert(mode))
     if alpha is not None:
         converted.putalpha(alpha)
     return converted
@@ -208,7 +208,7 @@ def _converted(image: Image.Image, icc_profile: bytes) -> Image.Image:
 def _changes_little(transform: ImageCms.ImageCmsTransform) -> bool:
     levels = np.linspace(0, 255, 9).astype(np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
-    moved = np.asarray(ImageCms.applyTransform(Image.fromarray(colours), transform))
+    moved = np.asarray(transform.apply(Image.fromarray(colours)))
     return int(np.abs(moved.astype(int) - colours).max()) <= SRGB_TOLERANCE
 
 
