@@ -123,7 +123,7 @@ SIDE_MULTIPLE = 64
 """Sides of resized photos and of pictures are multiples of this."""
 EMBEDDING_SIZE = 512
 DETECTION_SIZES = (640, 128)
-"""Detector input sides, in the order in which they are tried."""
+"""Detector input sides; the first is the reference's."""
 
 MAX_PHOTO_BYTES = 16 * 1024 * 1024
 MAX_PHOTO_PIXELS = 64_000_000
