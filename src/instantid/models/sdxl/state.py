@@ -1,8 +1,8 @@
 """What belongs to one request while it is denoised; nothing of it lives anywhere else."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,7 +61,8 @@ class State:
     """One request between two units of work.
 
     `latents` float32 [pictures, 4, height / 8, width / 8]; `window` has for each step what IdentityNet's residuals are
-    multiplied by, and so has `identity_scales` on the device; `pictures` fills as they are decoded, HWC RGB uint8.
+    multiplied by, and so has `identity_scales` on the device; `pictures` fills as they are decoded, HWC RGB uint8;
+    `facts` go into the report of each.
     """
 
     request: GenerationRequest
@@ -72,6 +73,7 @@ class State:
     generators: tuple[torch.Generator, ...]
     latents: Tensor
     conditions: Conditions
+    facts: Mapping[str, Any]
     index: int = 0
     pictures: list[Tensor] = field(default_factory=list)
     failure: ServiceError | None = None
