@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     cache: Path | None = Field(
         None, description="Folder for what was measured on this machine; default: `.cache` in the weights' folder."
     )
+    styles: Path | None = Field(
+        None, description="TOML file with style templates of the server's own, beside the eight that are built in."
+    )
     png_level: int = Field(
         1, ge=0, le=9, description="zlib level of PNG files; 4 takes nearly three times as long for 15 % fewer bytes."
     )

@@ -151,14 +151,14 @@ def test_the_size_that_counts(folder, tmp_path, detection, sizes):
     build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "fused.onnx", detection=detection)
     (tmp_path / "reference").mkdir()
     paths = folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "reference"
-    theirs = Reference(*paths, CPU, 2, detection)
+    theirs = parity.Reference(*paths, CPU, 2, detection)
     photos = [two_kinds(), discs((960, 1280), 4, 3), discs((640, 1280), 0, 1)]
-    outputs, total = Graph(tmp_path / "fused.onnx", CPU, 2).run(*on_canvas(photos)), Differences()
+    outputs, total = parity.Graph(tmp_path / "fused.onnx", CPU, 2).run(*parity.on_canvas(photos)), parity.Differences()
     assert outputs["detection_size"].tolist() == sizes
     for i, photo in enumerate(photos):
         expected = theirs.find(photo)
         assert expected.detection_size == sizes[i]
-        total.add(photo_faces(outputs, i), expected, 0.5)
+        total.add(parity.photo_faces(outputs, i), expected, 0.5)
     assert (total.missed, total.extra, total.other_largest) == (0, 0, 0)
     assert len(total.cosines) > 2
     assert max(total.boxes) < 0.5
