@@ -76,11 +76,13 @@ def test_node(server, client, astronaut, folder):
 def test_go(server, client, astronaut, folder):
     """Debian's generator has its gRPC plugin inside and its packages in a GOPATH; the `M` options are the page's."""
     need("go", "protoc", "protoc-gen-go")
-    source = folder / "go" / "src"
-    (source / "example.com" / "paint").mkdir(parents=True)
+    paint = folder / "go" / "src" / "example.com" / "paint"
+    (paint / "triton").mkdir(parents=True)
     packages = re.search(r"^packages=(\S+)$", BLOCKS["sh"], re.MULTILINE)[1]
-    run(folder, "protoc", f"--go_out=plugins=grpc,{packages}:{source}", "grpc_service.proto", "model_config.proto")
-    (source / "example.com" / "paint" / "main.go").write_text(program("go", server))
+    run(
+        folder, "protoc", f"--go_out=plugins=grpc,{packages}:{paint}/triton", "grpc_service.proto", "model_config.proto"
+    )
+    (paint / "main.go").write_text(program("go", server))
     paths = {"GOPATH": f"{folder}/go:/usr/share/gocode", "GO111MODULE": "off"}
     run(folder, "go", "run", "example.com/paint", **paths)
     assert_same(folder, client, astronaut)
