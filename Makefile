@@ -48,30 +48,29 @@ bench: $(VENV)/.dev $(WEIGHTS)/profile.json ## side-by-side measurements: face a
 	$(BIN)/python bench/scheduling.py --weights $(WEIGHTS)
 
 lock: $(VENV)/.dev ## resolve the pins in constraints/ anew
-	for v in 3.11 3.12; do $(BIN)/uv pip compile --quiet --upgrade pyproject.toml --all-extras --python-version $$v \
-		--python-platform x86_64-manylinux_2_35 --no-header --no-annotate --output-file constraints/$$v.txt; done
+	for v in 3.11 3.12; do echo "Resolving the newest packages for Python $$v"; \
+		$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --all-extras --no-emit-package instantid-client \
+		--python-version $$v --python-platform x86_64-manylinux_2_35 --no-header --no-annotate \
+		--output-file constraints/$$v.txt; done
 
 clean: ## remove what was built; weights and the environment stay
-	rm -rf build dist out run *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist out run *.egg-info src/*.egg-info client/build client/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or 3.12 on PATH (or PYTHON=/path/to/python)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || build_tools/system_packages.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 
-# The client, where it is a distribution of its own, is installed from this folder too.
-CLIENT := $(wildcard client/pyproject.toml)
-
-$(VENV)/.build: $(VENV)/bin/python pyproject.toml $(CLIENT) $(wildcard constraints/*.txt)
+$(VENV)/.build: $(VENV)/bin/python pyproject.toml client/pyproject.toml $(wildcard constraints/*.txt)
 	@build_tools/system_packages.sh $(BIN)/python
 	@echo "Installing what serving needs: about 100 packages, minutes; 5 GB on disk with PyTorch's CUDA libraries."
-	$(PIP) $(if $(CLIENT),--editable ./client) --editable '.[build]'
+	$(PIP) --editable ./client --editable '.[build]'
 	@touch $@
 
 # insightface is installed without its dependencies: it asks for the OpenCV that needs a screen, beside ours.
 $(VENV)/.dev: $(VENV)/.build
 	@echo "Installing what tests and measurements need: about 50 packages more, a minute or two."
-	$(PIP) $(if $(CLIENT),--editable ./client) --editable '.[dev]'
+	$(PIP) --editable ./client --editable '.[dev]'
 	$(PIP) --no-deps insightface==2.1
 	@touch $@
 

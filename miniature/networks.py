@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from instantid.contract import EMBEDDING_SIZE
 from miniature import SIZE
 from miniature.tokenizer import LENGTH, make_tokenizer, write_tokenizer
 
-QUERIES, TIME_DIM, POOLED_DIM = 16, 32, 64
-"""Face tokens of a person; widths of the embedding of sizes and of the pooled text."""
+QUERIES = 16
+"""Face tokens of a person."""
 SDXL_FOLDERS = ("unet", "text_encoder", "text_encoder_2", "vae")
 
 
@@ -38,7 +38,14 @@ class Sizes:
     text_heads: int
     resampler_dim: int
     expansion: int
-    vae: Mapping[str, Any] = field(default_factory=dict)
+    vae: Mapping[str, Any]
+    side: int = SIZE
+    layers: int = 1
+    pooled_dim: int = 64
+    time_dim: int = 32
+    landmark_widths: tuple[int, ...] = (8, 16, 32, 64)
+    resampler_inner: int = 128
+    resampler_layers: int = 2
 
     @property
     def cross_dim(self) -> int:
@@ -50,21 +57,21 @@ def _blocks(sizes: Sizes) -> dict[str, Any]:
         "in_channels": sizes.latent_channels,
         "block_out_channels": sizes.widths,
         "down_block_types": tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in sizes.depths),
-        "layers_per_block": 1,
+        "layers_per_block": sizes.layers,
         "attention_head_dim": sizes.heads,
         "transformer_layers_per_block": tuple(max(depth, 1) for depth in sizes.depths),
         "norm_num_groups": sizes.groups,
         "use_linear_projection": True,
         "cross_attention_dim": sizes.cross_dim,
         "addition_embed_type": "text_time",
-        "addition_time_embed_dim": TIME_DIM,
-        "projection_class_embeddings_input_dim": POOLED_DIM + 6 * TIME_DIM,
+        "addition_time_embed_dim": sizes.time_dim,
+        "projection_class_embeddings_input_dim": sizes.pooled_dim + 6 * sizes.time_dim,
     }
 
 
 def make_unet(sizes: Sizes) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=SIZE // 8,
+        sample_size=sizes.side // 8,
         out_channels=sizes.latent_channels,
         up_block_types=tuple("CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(sizes.depths)),
         **_blocks(sizes),
@@ -72,16 +79,16 @@ def make_unet(sizes: Sizes) -> UNet2DConditionModel:
 
 
 def make_identitynet(sizes: Sizes) -> ControlNetModel:
-    return ControlNetModel(conditioning_embedding_out_channels=(8, 16, 32, 64), **_blocks(sizes))
+    return ControlNetModel(conditioning_embedding_out_channels=sizes.landmark_widths, **_blocks(sizes))
 
 
 def make_vae(sizes: Sizes) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
+        layers_per_block=sizes.layers,
         latent_channels=sizes.latent_channels,
-        sample_size=SIZE,
+        sample_size=sizes.side,
         **sizes.vae,
     )
 
@@ -96,7 +103,7 @@ def make_text_encoders(sizes: Sizes) -> tuple[CLIPTextModel, CLIPTextModelWithPr
             num_hidden_layers=3,
             num_attention_heads=sizes.text_heads,
             max_position_embeddings=LENGTH,
-            projection_dim=POOLED_DIM,
+            projection_dim=sizes.pooled_dim,
             hidden_act=activation,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -109,11 +116,11 @@ def make_text_encoders(sizes: Sizes) -> tuple[CLIPTextModel, CLIPTextModelWithPr
 
 def resampler_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Shapes of InstantID's resampler by name, as `ip-adapter.bin` has them."""
-    dim, inner, hidden = sizes.resampler_dim, 128, sizes.expansion * sizes.resampler_dim
+    dim, inner, hidden = sizes.resampler_dim, sizes.resampler_inner, sizes.expansion * sizes.resampler_dim
     shapes: dict[str, tuple[int, ...]] = {"latents": (1, QUERIES, dim)}
     shapes |= _with_bias("proj_in", dim, EMBEDDING_SIZE) | _with_bias("proj_out", sizes.cross_dim, dim)
     shapes |= _with_bias("norm_out", sizes.cross_dim)
-    for i in range(2):
+    for i in range(sizes.resampler_layers):
         attention, feed_forward = f"layers.{i}.0", f"layers.{i}.1"
         for norm in (f"{attention}.norm1", f"{attention}.norm2", f"{feed_forward}.0"):
             shapes |= _with_bias(norm, dim)
@@ -125,6 +132,16 @@ def resampler_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 def _with_bias(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def attention_shapes(unet: UNet2DConditionModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the adapter's keys and values by name, as `ip-adapter.bin` has them, for each cross attention."""
+    layers = [name.removesuffix(".processor") for name in unet.attn_processors if ".attn2." in name]
+    return {
+        f"{2 * i + 1}.to_{kind}_ip.weight": tuple(unet.get_submodule(f"{layer}.to_{kind}").weight.shape)
+        for i, layer in enumerate(layers)
+        for kind in "kv"
+    }
 
 
 def save_sdxl(folder: Path, networks: Sequence[nn.Module], scheduler: Mapping[str, Any]) -> None:

@@ -57,17 +57,12 @@ def write_adapter(folder: Path, sizes: Sizes = TEST_SIZES) -> None:
     """`ip-adapter.safetensors`."""
     torch.manual_seed(2)
     resampler = {name: _random(shape) for name, shape in networks.resampler_shapes(sizes).items()}
-    unet = networks.make_unet(sizes)
-    layers = [name.removesuffix(".processor") for name in unet.attn_processors if ".attn2." in name]
-    attention = {
-        f"{2 * i + 1}.to_{kind}_ip.weight": _random(unet.get_submodule(f"{layer}.to_{kind}").weight.shape)
-        for i, layer in enumerate(layers)
-        for kind in "kv"
-    }
+    shapes = networks.attention_shapes(networks.make_unet(sizes))
+    attention = {name: _random(shape) for name, shape in shapes.items()}
     networks.save_adapter(folder, resampler, attention)
 
 
-def _random(shape: tuple[int, ...] | torch.Size) -> torch.Tensor:
+def _random(shape: tuple[int, ...]) -> torch.Tensor:
     """Unit vectors stay of unit size through matrices; norms are near 1."""
     if len(shape) == 1:
         return 1 + 0.1 * torch.randn(shape)

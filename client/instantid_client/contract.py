@@ -202,7 +202,7 @@ OPTIONS: tuple[Option, ...] = (
 """In the order of the tensors."""
 NUMBERS = tuple(option for option in OPTIONS if isinstance(option, Number))
 REQUIRED = (PHOTO.name, PROMPT.name)
-"""Required by us; optional for Triton, whose own message for a missing input misleads (TRITON.md A1)."""
+"""Required by us; optional for Triton, whose own message for a missing input misleads."""
 
 TENANT = Text("tenant", "default", 1, 128, "Names the tenant, for fair scheduling and metrics.")
 DEADLINE_MS = Number("deadline_ms", "INT64", None, 0, 3_600_000, "Milliseconds from now after which the work stops.")

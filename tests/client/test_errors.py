@@ -42,7 +42,7 @@ GRPC = {
     "CANCELLED": "CANCELLED",
     "INTERNAL": "INTERNAL",
 }
-"""TritonError codes as they arrive, inside an ensemble too (TRITON.md A7)."""
+"""TritonError codes as they arrive, inside an ensemble too."""
 HOSTILE = "Request timeout expired; queue, Server is stopping, not ready, no healthy upstream, failed to connect to all"
 EXPECTED = {
     service.InvalidArgument: InvalidArgument,
