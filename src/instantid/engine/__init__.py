@@ -1,22 +1,9 @@
-"""The serving engine: schedules requests at step boundaries. Knows neither Triton nor diffusers."""
+"""The serving engine: schedules requests at the boundaries of units of work. Knows neither Triton nor diffusers."""
 
-from instantid.engine.admission import Room
+from instantid.engine.admission import Admission
 from instantid.engine.costs import CostTable
 from instantid.engine.engine import Engine
-from instantid.engine.observer import Load, Observer
 from instantid.engine.policy import Policy
-from instantid.engine.task import UNNAMED, Answer, Denoiser, State, Task
+from instantid.engine.task import UNNAMED, Answer, Group, Phase, Plan, Task
 
-__all__ = [
-    "UNNAMED",
-    "Answer",
-    "CostTable",
-    "Denoiser",
-    "Engine",
-    "Load",
-    "Observer",
-    "Policy",
-    "Room",
-    "State",
-    "Task",
-]
+__all__ = ["UNNAMED", "Admission", "Answer", "CostTable", "Engine", "Group", "Phase", "Plan", "Policy", "Task"]

@@ -1,91 +1,87 @@
-"""Who is here: tasks that wait for room and tasks that were started. Shared by callers' threads and the engine's."""
+"""Admission control: waiting and running requests. Shared by callers' threads and the engine's."""
 
+import math
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from instantid.engine.task import UNNAMED, Task
-from instantid.errors import EngineFailure, Overloaded, ServiceError
+from instantid.engine.task import UNNAMED, State, Task
+from instantid.errors import EngineFailure, Overloaded
 
 
-class Room:
-    """Bounds rows in memory, of all and of each tenant that names itself.
+class Admission:
+    """Bounds rows and bytes of all started requests, and the rows of each tenant that names itself.
 
-    `max_rows` bounds the rows of started tasks; `tenant_rows` those of one tenant, started or waiting. Callers that
-    name no tenant are bounded by Triton's queue alone.
+    `max_rows` and `max_bytes` bound the started requests; `tenant_rows` bounds those of one tenant, started or
+    waiting. Requests that name no tenant are bounded by Triton's queue alone.
     """
 
-    def __init__(self, max_rows: int, tenant_rows: int | None = None) -> None:
-        self._max_rows = max_rows
-        self._tenant_rows = tenant_rows or max_rows
+    def __init__(self, max_rows: int, max_bytes: float = math.inf, tenant_rows: int | None = None) -> None:
+        self.max_rows = max_rows
+        self.max_bytes = max_bytes
+        self.tenant_rows = tenant_rows or max_rows
         self._changed = threading.Condition()
-        self._waiting: list[Task] = []
-        self._started: list[Task] = []
+        self._tasks: list[Task] = []
         self._closed = False
-
-    @property
-    def waiting(self) -> list[Task]:
-        with self._changed:
-            return list(self._waiting)
-
-    @property
-    def started(self) -> list[Task]:
-        with self._changed:
-            return list(self._started)
 
     @property
     def tasks(self) -> list[Task]:
         with self._changed:
-            return [*self._waiting, *self._started]
+            return list(self._tasks)
 
-    def enter(self, task: Task) -> ServiceError | None:
-        """Take a task in; returns why not where there is no place for it."""
+    @property
+    def waiting(self) -> list[Task]:
+        return [task for task in self.tasks if task.state is None]
+
+    @property
+    def started(self) -> list[Task]:
+        return [task for task in self.tasks if task.state is not None]
+
+    def admit(self, task: Task) -> None:
+        """Let a task wait for its start. Raises Overloaded or EngineFailure where it is refused."""
         with self._changed:
             if self._closed:
-                return EngineFailure("the server is stopping")
-            held = sum(other.rows for other in (*self._waiting, *self._started) if other.tenant == task.tenant)
-            if task.tenant != UNNAMED and held and held + task.rows > self._tenant_rows:
-                return Overloaded(
-                    f"tenant: {task.tenant!r} has {held} rows in work and asks for {task.rows} more; "
-                    f"at most {self._tenant_rows} for one tenant (2 a picture with guidance, 1 without)"
+                raise EngineFailure("the server is stopping")
+            held = sum(other.plan.rows for other in self._tasks if other.tenant == task.tenant)
+            if task.tenant != UNNAMED and held and held + task.plan.rows > self.tenant_rows:
+                raise Overloaded(
+                    f"tenant: {task.tenant!r} has {held} rows in progress and asks for {task.plan.rows} more; the "
+                    f"limit for one tenant is {self.tenant_rows} rows (a picture takes 2 with guidance, 1 without)"
                 )
-            self._waiting.append(task)
+            self._tasks.append(task)
             self._changed.notify_all()
-            return None
 
-    def has_place(self, task: Task) -> bool:
-        """Whether a waiting task may be started; one larger than the bound runs alone."""
-        rows = sum(other.rows for other in self.started)
-        return not rows or rows + task.rows <= self._max_rows
+    def fits(self, task: Task) -> bool:
+        """Whether a waiting task can be started now; one that is larger than a bound runs alone."""
+        started = self.started
+        rows = task.plan.rows + sum(other.plan.rows for other in started)
+        size = task.plan.bytes + sum(other.plan.bytes for other in started)
+        return not started or (rows <= self.max_rows and size <= self.max_bytes)
 
-    def start(self, task: Task) -> None:
+    def start(self, task: Task, state: State) -> None:
         with self._changed:
-            self._waiting.remove(task)
-            self._started.append(task)
+            task.state = state
             self._changed.notify_all()
 
     def leave(self, task: Task) -> None:
         with self._changed:
-            for tasks in (self._waiting, self._started):
-                if task in tasks:
-                    tasks.remove(task)
+            self._tasks = [other for other in self._tasks if other is not task]
             self._changed.notify_all()
 
     def wait_until_started(self, tasks: Sequence[Task]) -> None:
-        """Returns once none of the tasks waits any more."""
+        """Return once none of the tasks waits any more."""
         with self._changed:
-            self._changed.wait_for(lambda: not any(task in self._waiting for task in tasks))
+            self._changed.wait_for(lambda: not any(task in tasks and task.state is None for task in self._tasks))
 
     def wait_for_tasks(self) -> bool:
-        """Returns True once there is a task, False once the room is closed."""
+        """Return True once there is a task, False once admission is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or self._started)
+            self._changed.wait_for(lambda: self._closed or self._tasks)
             return not self._closed
 
-    def close(self) -> Iterable[Task]:
-        """Let nobody in any more; returns who was here."""
+    def close(self) -> list[Task]:
+        """Admit no more tasks; returns those that were here."""
         with self._changed:
             self._closed = True
-            left = [*self._waiting, *self._started]
-            self._waiting, self._started = [], []
+            left, self._tasks = self._tasks, []
             self._changed.notify_all()
-        return left
+            return left

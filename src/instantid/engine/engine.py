@@ -1,70 +1,87 @@
-"""Requests in, pictures out: one thread that does one unit of work at a time, a step or the decoding of a picture."""
+"""Requests in, answers out: one thread that launches one unit of work at a time, for one request or a batch."""
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, NamedTuple
 
-from instantid.engine.admission import Room
-from instantid.engine.observer import Load, Observer
+from instantid.engine.admission import Admission
+from instantid.engine.events import Delivery, Event, Listener, Load
 from instantid.engine.policy import Policy
-from instantid.engine.task import Denoiser, Task
-from instantid.errors import Cancelled, DeviceFailure, EngineFailure, ServiceError
+from instantid.engine.task import Model, Task, Unit
+from instantid.errors import Cancelled, DeviceFailure, EngineFailure, Overloaded, ServiceError
 
 log = logging.getLogger(__name__)
-
-Encode = Callable[[Any, list[Any]], Any]
-"""Turns (job, its pictures as `Denoiser.decode` gave them) into the answer; runs on threads beside the steps."""
 
 EXPECTED_TIMES = 20
 """A unit of work may take this many times what the cost table says before it counts as late."""
 
 
-class Engine:
-    """Schedules tasks on one denoiser, step by step.
+class Launched(NamedTuple):
+    """A unit of work that was launched and may still run; for the `finished` ones it is the last."""
 
-    `room` bounds what is in memory. `clock` gives seconds and is the one that deadlines are counted in.
+    unit: Unit
+    kind: str
+    rows: int
+    batch: list[Task]
+    finished: list[Task]
+    expected: float
+
+
+@dataclass(eq=False)
+class Engine:
+    """Schedules tasks on one model, unit by unit; at most one unit runs behind the one that is being launched.
+
+    `finish` turns a task whose phases are done into its answer, on the threads of `finishers`, beside the work.
+    `clock` gives seconds and is the one that deadlines are counted in.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        policy: Policy,
-        encode: Encode,
-        room: Room,
-        *,
-        encoders: Executor | None = None,
-        observer: Observer | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._denoiser = denoiser
-        self._policy = policy
-        self._encode = encode
-        self._room = room
-        self._clock = clock
-        self._encoders = encoders or ThreadPoolExecutor(2, thread_name_prefix="encode")
-        self._observer = observer
-        self._tick_began: float | None = None
-        self._tick_expected = 0.0
-        self._cancelled: set[str] = set()
+    model: Model
+    policy: Policy
+    admission: Admission
+    finish: Callable[[Task], Any]
+    _: KW_ONLY
+    finishers: Executor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="finish"))
+    listeners: Sequence[Listener] = ()
+    inline_events: bool = False
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._events = Delivery(self.listeners, self.inline_events) if self.listeners else None
+        self._in_flight: Launched | None = None
+        self._late_at = math.inf
         self._broken: DeviceFailure | None = None
 
-    def offer(self, tasks: Iterable[Task]) -> None:
-        """Take tasks in without waiting for room; those whose tenant has too much in work are answered at once."""
+    def submit(self, tasks: Iterable[Task]) -> None:
+        """Queue tasks without waiting; those that are refused are answered at once."""
         for task in tasks:
-            task.arrived = self._clock()
-            refusal = self._room.enter(task)
-            if refusal:
-                self._answer(task, refusal)
+            task.arrived = self.clock()
+            with self._at_the_cost_of(task):
+                task.work = task.remaining = self.policy.remaining(task)
+                self.admission.admit(task)
+                self._tell("queued", [task])
 
     def wait_until_started(self, tasks: Sequence[Task]) -> None:
-        """Returns once each has been started or has ended, so that later ones queue in front of the engine."""
-        self._room.wait_until_started(tasks)
+        """Return once each has been started or has ended, so that later ones queue in front of the engine."""
+        self.admission.wait_until_started(tasks)
 
     def cancel(self, request_id: str) -> None:
-        """End the request of this id at the next step boundary; unknown ids are ignored."""
-        self._cancelled |= {request_id} & {task.request_id for task in self._room.tasks if task.request_id}
+        """End the request of this id at the next tick; unknown ids are ignored."""
+        for task in self.admission.tasks:
+            task.cancelled |= bool(request_id) and task.request_id == request_id
+
+    def poll_cancelled(self) -> None:
+        """Ask for every task whether its caller has cancelled; for a thread that does so every few tens of ms."""
+        for task in self.admission.tasks:
+            try:
+                task.cancelled |= task.answer.ask(task.is_cancelled)
+            except Exception:
+                log.exception("request %r cannot be asked and counts as cancelled", task.request_id)
+                task.cancelled = True
 
     def run(self) -> None:
         """Work until closed; every task that is left then is answered with an error.
@@ -72,118 +89,141 @@ class Engine:
         Raises DeviceFailure when the device cannot be used any more.
         """
         try:
-            while self._room.wait_for_tasks():
-                self._tick_began = self._clock()
+            while self.admission.wait_for_tasks():
                 self.step()
-                self._tick_began = None
         finally:
             self.close()
 
     def step(self) -> None:
-        """One tick: drop who gave up, start who fits, do one unit of work of one batch, hand on what is finished."""
-        self._drop_ended()
-        self._admit()
-        started = self._room.started
-        if started:
-            batch = self._policy.pick(started, self._clock())
-            self._policy.charge(batch)
-            self._tick_expected = self._policy.seconds(batch)
-            self._advance(batch) if batch[0].steps_left else self._decode(batch[0])
-            self._tick_expected = 0.0
+        """One tick: drop ended requests, start those that fit, launch one unit of work, settle the one before it."""
+        self._late_at = self._expected_end()
+        try:
+            self._drop_ended()
+            self._start_waiting()
+            batch = self._pick()
+        except Exception as error:  # noqa: BLE001
+            batch = self._expel(error)
+        launched = self._launch(batch) if batch else None
+        self._settle()
+        self._in_flight = launched
+        if launched and (launched.unit.done or not self.admission.tasks):
+            self._settle()
+        self._late_at = self._expected_end() if self._in_flight else math.inf
         if self._broken:
             raise self._broken
 
     def close(self) -> None:
         """Stop working and answer everything that is unanswered."""
-        for task in self._room.close():
+        for task in self.admission.close():
             self._answer(task, self._broken or EngineFailure("the server is stopping"))
-        self._encoders.shutdown(wait=True)
+        self.finishers.shutdown(wait=True)
+        if self._events:
+            self._events.close()
 
     @property
     def lateness(self) -> float:
-        """Seconds that the unit of work that runs now has taken beyond any expectation; 0 or less in good order."""
-        began = self._tick_began
-        return 0.0 if began is None else self._clock() - began - EXPECTED_TIMES * self._tick_expected
+        """Seconds that the work in flight has taken beyond any expectation; 0 or less in good order."""
+        return self.clock() - self._late_at
 
     @property
     def load(self) -> Load:
-        started = self._room.started
-        backlog = sum(self._policy.remaining(task) for task in self._room.tasks)
-        return Load(len(started), sum(task.rows for task in started), backlog)
+        started = self.admission.started
+        backlog = sum(task.remaining for task in self.admission.tasks)
+        return Load(len(started), sum(task.plan.rows for task in started), backlog)
 
-    @property
-    def idle(self) -> bool:
-        return not self._room.tasks
+    def _expected_end(self) -> float:
+        return self.clock() + EXPECTED_TIMES * (self._in_flight.expected if self._in_flight else 0.0)
 
     def _drop_ended(self) -> None:
-        now = self._clock()
-        for task in self._room.tasks:
-            reason = self._reason_to_drop(task, now)
-            if reason:
-                self._fail(task, Cancelled(f"{reason} with {task.steps_left} of {task.steps} steps left"))
+        for task in self.admission.tasks:
+            if task.cancelled or (task.deadline is not None and self.clock() >= task.deadline):
+                reason = "cancelled by the caller" if task.cancelled else "deadline_ms: the deadline passed"
+                left, units = (sum(phase.count for phase in phases) for phases in (task.left, task.plan.phases))
+                self._fail(task, Cancelled(f"{reason} with {left} of {units} units of work left"))
 
-    def _reason_to_drop(self, task: Task, now: float) -> str:
-        if task.deadline is not None and now >= task.deadline:
-            return "deadline_ms: the deadline passed"
-        if task.request_id in self._cancelled or task.is_cancelled():
-            return "cancelled by the caller"
-        return ""
-
-    def _admit(self) -> None:
-        self._policy.keep_accounts(self._room.tasks, self._clock())
-        while waiting := self._room.waiting:
-            task = self._policy.first(waiting, self._clock())
-            if not self._room.has_place(task) or self._broken:
+    def _start_waiting(self) -> None:
+        self.policy.keep_accounts(self.admission.tasks, self.clock())
+        while (waiting := self.admission.waiting) and not self._broken:
+            task = self.policy.first(waiting, self.clock())
+            if not self.admission.fits(task):
                 return
-            self._start(task)
+            with self._at_the_cost_of(task):
+                self.admission.start(task, self.model.start(task.request, task.given))
+                self._tell("started", [task])
 
-    def _start(self, task: Task) -> None:
-        try:
-            task.state = self._denoiser.start(task.job)
-        except Exception as error:  # noqa: BLE001 - one request's failure must not end the others
-            self._fail(task, error)
-        else:
-            self._room.start(task)
+    def _pick(self) -> list[Task]:
+        tasks = [task for task in self.admission.started if task.left]
+        batch = self.policy.pick(tasks, self.clock()) if tasks else []
+        self.policy.charge(batch)
+        return batch
 
-    def _advance(self, batch: list[Task]) -> None:
-        began = self._clock()
+    def _expel(self, error: Exception) -> list[Task]:
+        """Policy or admission raised: end the tasks for which they do so, or else the last one; launch nothing."""
+        tasks = self.admission.tasks
+        for task in tasks:
+            with self._at_the_cost_of(task):
+                self.policy.keep_accounts([task], self.clock())
+                self.admission.fits(self.policy.first([task], self.clock()))
+        if tasks and self.admission.tasks == tasks:
+            self._fail(tasks[-1], error)
+        return []
+
+    def _launch(self, batch: list[Task]) -> Launched | None:
+        """Launch a unit for the batch; where that raises, and so nothing has advanced, for each of the batch alone."""
+        kind, rows = batch[0].left[0].kind, sum(task.left[0].rows for task in batch)
         try:
-            self._denoiser.step([task.state for task in batch])
-        except DeviceFailure as error:
-            self._fail(batch[0], error)
+            expected = self.policy.seconds(batch)
+            self._late_at += EXPECTED_TIMES * expected
+            unit = self.model.work(kind, [task.state for task in batch])
         except Exception as error:  # noqa: BLE001
-            self._advance_alone(batch, error)
-        else:
-            self._tell("stepped", batch, self._clock() - began)
+            if len(batch) == 1 or isinstance(error, DeviceFailure):
+                self._fail(batch[0], error)
+                return None
+            log.warning("a unit of %d requests failed (%s); running each alone", len(batch), error)
+            if isinstance(error, Overloaded):
+                self.policy.costs.limit(kind, batch[0].plan.group, rows)
             for task in batch:
-                if task.state and task.state.failure:
-                    self._fail(task, task.state.failure)
-
-    def _advance_alone(self, batch: list[Task], error: Exception) -> None:
-        if len(batch) == 1:
-            self._fail(batch[0], error)
-            return
-        log.warning("a step of %d requests failed (%s); running each alone", len(batch), error)
+                self._settle()
+                self._in_flight = self._launch([task]) if task.state and not self._broken else None
+            return None
         for task in batch:
-            self._advance([task])
+            task.advance()
+            task.remaining = self.policy.remaining(task)
+        return Launched(unit, kind, rows, batch, [task for task in batch if not task.left], expected)
 
-    def _decode(self, task: Task) -> None:
-        try:
-            task.decoded.append(self._denoiser.decode(task.state))
-            if not task.pictures_left:
-                self._forget(task)
-                self._encoders.submit(self._encode_and_answer, task)
-        except Exception as error:  # noqa: BLE001
-            self._fail(task, error)
+    def _settle(self) -> None:
+        """Wait for the unit in flight; end the tasks that failed in it, hand over those that are finished."""
+        launched, self._in_flight = self._in_flight, None
+        if launched is None:
+            return
+        with self._at_the_cost_of(*launched.batch):
+            seconds = launched.unit.wait()
+            self._tell("worked", launched.batch, seconds=seconds, kind=launched.kind, rows=launched.rows)
+            for task in launched.batch:
+                state = task.state
+                if state and state.failure:
+                    self._fail(task, state.failure)
+                elif state and task in launched.finished:
+                    self.admission.leave(task)
+                    self.finishers.submit(self._finish_and_answer, task)
 
-    def _encode_and_answer(self, task: Task) -> None:
+    def _finish_and_answer(self, task: Task) -> None:
+        with self._at_the_cost_of(task):
+            self._answer(task, self.finish(task))
+        task.state = None
+
+    @contextmanager
+    def _at_the_cost_of(self, *tasks: Task) -> Iterator[None]:
+        """An exception in the block ends these tasks and nothing else."""
         try:
-            self._answer(task, self._encode(task.job, task.decoded))
+            yield
         except Exception as error:  # noqa: BLE001
-            self._fail(task, error)
+            for task in tasks:
+                self._fail(task, error)
 
     def _fail(self, task: Task, error: Exception) -> None:
-        self._forget(task)
+        self.admission.leave(task)
+        task.state = None
         if isinstance(error, DeviceFailure):
             self._broken = error
         if not isinstance(error, ServiceError):
@@ -192,18 +232,12 @@ class Engine:
         self._answer(task, error)
 
     def _answer(self, task: Task, outcome: Any) -> None:
-        if task.answer.give(outcome):
-            self._tell("ended", task, outcome, self._clock() - task.arrived)
-
-    def _tell(self, event: str, *facts: Any) -> None:
-        if self._observer is None:
-            return
         try:
-            getattr(self._observer, event)(*facts, self.load)
+            if task.answer.give(outcome):
+                self._tell("ended", [task], seconds=self.clock() - task.arrived, outcome=outcome)
         except Exception:
-            log.exception("an observer failed")
+            log.exception("request %r could not be answered", task.request_id)
 
-    def _forget(self, task: Task) -> None:
-        self._room.leave(task)
-        self._cancelled.discard(task.request_id)
-        task.state = None
+    def _tell(self, name: str, tasks: Sequence[Task], **facts: Any) -> None:
+        if self._events:
+            self._events.tell(Event(name, tasks, self.load, **facts))

@@ -1,122 +1,127 @@
-"""What runs next: priority, then a fair share for each tenant, then the least work.
+"""What runs next: priority, then tenants within their share, then the least work.
 
-Fair share: deficit round robin (Shreedhar and Varghese 1995) as its fluid limit. Each tenant has an account, which is
-charged the measured cost of the steps it was given and earns an equal part of the time that passes, up to a credit.
-Those whose credit covers twice what they ask for are served alike, so that fairness costs nothing while nobody asks for
-much more than its share; then comes who lacks least. What is asked for counts double, and each request as a picture of
-30 steps at least, because a flood shows in it before it shows in the account: who floods waits for all who ask for
-less. Debts are bounded, and what is asked for counts up to the way from one bound to the other: who gets nothing lacks
-less in the end than the others, none starves.
+Each tenant has a credit bucket of device time, charged the measured cost of its units and refilled with an equal part
+of the time that passes, and beside it counts what the tenant has outstanding. A tenant is within its share while the
+part of its credit that it has used and the part of its room (the rows that admission lets it hold) that it fills make
+no more than one. Tenants within their share are served alike, by work; then comes the one that exceeds it least. So a
+flood, which fills its room, waits behind the others from its first seconds, a tenant that keeps up a shorter queue once
+its credit is used, and a chance burst costs nothing. None starves: the others use up their credit while it waits.
 
 Within that, the smallest product of remaining and whole work goes first (RS, which minimises mean slowdown: Wierman,
-Harchol-Balter and Osogami 2005), pre-emptive at step boundaries: a long request that is nearly done does not hold up a
-short one, as it would by remaining work alone. A request that waits gains on the others.
+Harchol-Balter and Osogami 2005), pre-emptive between units: a long request that is nearly done does not hold up a short
+one, as it would by remaining work alone. Ageing bounds the wait.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from instantid.engine.costs import CostTable
 from instantid.engine.task import Task
 
-PICTURE_STEPS, PICTURE_ROWS = 30, 2
-"""A picture as the unit of credit and quantum: 30 steps with guidance at the first measured size."""
-
-STRETCH, GUEST_STRETCH = 2.0, 1.1
-"""How many times longer than by itself the first task's step may take for those who join it; the second for those whose
-tenant would have to wait for the first one's."""
+CREDIT = 4.0
+"""Full rooms of work that an account can save. With three, five equal tenants at 0.9 of the device's capacity exceed
+their share by chance (docs/performance.md); with more, a queue that does not fill its room is noticed later."""
 
 FEWEST = 2
-"""Who works alone is charged as one of two, so that a flood has used up its credit when somebody else comes."""
+"""An account earns one part in so many at most: a tenant that keeps the device busy alone uses up its credit."""
+
+PICTURE_ROWS = 2
+"""Excess is compared in steps of one picture with guidance: tenants that exceed their share take turns by pictures."""
+
+AGEING = 0.01
+"""Seconds of work that a second of waiting makes up for: none waits for what arrives more than a hundred times its own
+work later. With 0.02, 30-step requests among shorter and longer ones wait twice as long (p99)."""
+
+STRETCH, GUEST_STRETCH = 2.0, 1.1
+"""How many times longer than by itself the first request's unit may take for those that join it; the second for
+requests of tenants that would have to wait for the first one's."""
+
+
+@dataclass(slots=True)
+class Account:
+    """The used part of a tenant's credit and the filled part of its room; credit in seconds; excess in pictures."""
+
+    used: float = 0.0
+    filled: float = 0.0
+    credit: float = math.inf
+    excess: int = 0
 
 
 class Policy:
     """Orders tasks and forms batches; holds the tenants' accounts and nothing of a request.
 
-    `credit` and `quantum` are in pictures' worth of device time: what an account may save (it may owe half of it), and
-    up to which difference those whose credit does not suffice are served alike. `ageing` is how many seconds of
-    remaining work one second since arrival makes up for.
+    `tenant_rows` are the rows that admission lets one tenant hold.
     """
 
-    def __init__(self, costs: CostTable, credit: float = 20.0, quantum: float = 1.0, ageing: float = 0.01) -> None:
-        self.picture = PICTURE_STEPS * costs.step(next(iter(costs.seconds)), PICTURE_ROWS)
+    def __init__(self, costs: CostTable, tenant_rows: int, credit: float = CREDIT) -> None:
         self.costs = costs
-        self.credit = credit * self.picture
-        self.debt = self.credit / 2
-        self.quantum = quantum * self.picture
-        self.ageing = ageing
-        self._owed: dict[str, float] = {}
-        self._asked: dict[str, float] = {}
+        self._rows = tenant_rows
+        self._credit = credit
+        self._accounts: defaultdict[str, Account] = defaultdict(Account)
         self._at = 0.0
 
     def keep_accounts(self, tasks: Collection[Task], now: float) -> None:
-        """Give every account its part of the time since the last call; a full one needs no keeping.
+        """Refill every account for the time since the last call; close those that are full and of absent tenants.
 
-        To be called with all tasks, started or waiting, before `first` and `pick`. Tasks that arrive in between count
-        as of a tenant with full credit if theirs has no account.
+        To be called with all tasks, started or waiting, before `first` and `pick`.
         """
-        share = (now - self._at) / max(len(self._owed), FEWEST)
+        share = (now - self._at) / max(len(self._accounts), FEWEST)
         self._at = now
-        self._owed = {tenant: owed - share for tenant, owed in self._owed.items() if owed - share > -self.credit}
-        self._owed |= dict.fromkeys({task.tenant for task in tasks} - self._owed.keys(), -self.credit)
-        self._asked = dict.fromkeys(self._owed, 0.0)
+        for account in self._accounts.values():
+            account.used, account.filled = max(account.used - share / account.credit, 0.0), 0.0
         for task in tasks:
-            self._asked[task.tenant] += max(self.remaining(task), self.picture)
+            self._accounts[task.tenant].filled += task.plan.rows / self._rows
+        for tenant, account in list(self._accounts.items()):
+            excess = (account.used + min(account.filled, 1.0) - 1) * self._credit * self._rows / PICTURE_ROWS
+            account.excess = max(math.ceil(excess), 0)
+            if not account.used and not account.filled:
+                del self._accounts[tenant]
 
     def first(self, tasks: Collection[Task], now: float) -> Task:
         """The task to run first."""
         return min(tasks, key=lambda task: self._rank(task, now))
 
     def pick(self, tasks: Collection[Task], now: float) -> list[Task]:
-        """The next batch: the first task, and others of its size for as long as joining pays and holds it up little.
-
-        A task whose steps are done comes alone: what it needs next is the decoding of one picture.
-        """
+        """The next batch: the first task, and others that need the same where joining pays and delays it little."""
         first = self.first(tasks, now)
-        batch, rows = [first], first.rows
-        if not first.steps_left:
-            return batch
-        peers = [task for task in tasks if task is not first and task.size == first.size and task.steps_left]
-        if not any(self.costs.joining_pays(first.size, rows, n) for n in {task.rows for task in peers}):
-            return batch
-        alone = self.costs.step(first.size, rows)
-        for task in sorted(peers, key=lambda task: self._rank(task, now)):
-            longest = alone * (GUEST_STRETCH if self._turn(task) > self._turn(first) else STRETCH)
-            fits = self.costs.step(first.size, rows + task.rows) <= longest
-            if fits and self.costs.joining_pays(first.size, rows, task.rows):
-                batch.append(task)
-                rows += task.rows
+        (kind, rows, _), group, batch = first.left[0], first.plan.group, [first]
+        alone = self.costs.seconds(kind, group, rows)
+
+        def joins(more: int, stretch: float = STRETCH) -> bool:
+            pays = self.costs.joining_pays(kind, group, rows, more)
+            return pays and self.costs.seconds(kind, group, rows + more) <= stretch * alone
+
+        same = [t for t in tasks if t is not first and t.left[0].kind == kind and t.plan.group == group]
+        if any(map(joins, {task.left[0].rows for task in same})):
+            for task in sorted(same, key=lambda task: self._rank(task, now)):
+                if joins(task.left[0].rows, GUEST_STRETCH if self._excess(task) > self._excess(first) else STRETCH):
+                    batch.append(task)
+                    rows += task.left[0].rows
         return batch
 
     def charge(self, batch: Sequence[Task]) -> None:
-        """Book what the batch does next on its tenants' accounts, each by its share of the rows."""
-        rows = sum(task.rows for task in batch)
-        per_row = self.seconds(batch) / rows
+        """Book the batch's next unit on its tenants' accounts, each by its share of the rows."""
+        rows = sum(task.left[0].rows for task in batch)
         for task in batch:
-            self._owed[task.tenant] = min(self._owes(task.tenant) + per_row * task.rows, self.debt)
+            account, seconds = self._accounts[task.tenant], self.seconds(batch) * task.left[0].rows / rows
+            account.credit = self._credit * task.work * self._rows / task.plan.rows or math.inf
+            account.used = min(account.used + seconds / account.credit, 1.0)
 
     def seconds(self, batch: Sequence[Task]) -> float:
-        """What the batch does next should take this long: a step, or the decoding of one picture."""
-        first = batch[0]
-        if not first.steps_left:
-            return self.costs.decode(first.size)
-        return self.costs.step(first.size, sum(task.rows for task in batch))
+        """What the batch's next unit of work should take."""
+        rows = sum(task.left[0].rows for task in batch)
+        return self.costs.seconds(batch[0].left[0].kind, batch[0].plan.group, rows)
 
     def remaining(self, task: Task) -> float:
         """Seconds of work that are left of a task by itself."""
-        return self._work(task, task.steps_left, task.pictures_left)
-
-    def _work(self, task: Task, steps: int, pictures: int) -> float:
-        return steps * self.costs.step(task.size, task.rows) + pictures * self.costs.decode(task.size)
+        group = task.plan.group
+        return sum(count * self.costs.seconds(kind, group, rows) for kind, rows, count in task.left)
 
     def _rank(self, task: Task, now: float) -> tuple[int, int, float, float]:
-        work = (self.remaining(task) * self._work(task, task.steps, task.pictures)) ** 0.5
-        return task.priority_level, self._turn(task), work - self.ageing * (now - task.arrived), task.arrived
+        work = (task.remaining * task.work) ** 0.5
+        return task.priority_level, self._excess(task), work - AGEING * (now - task.arrived), task.arrived
 
-    def _turn(self, task: Task) -> int:
-        """The quanta that the task's tenant lacks for twice what it asks for, 0 within its credit."""
-        asked = min(2 * self._asked.get(task.tenant, 0.0), self.credit + self.debt)
-        return max(math.ceil((self._owes(task.tenant) + asked) / self.quantum), 0)
-
-    def _owes(self, tenant: str) -> float:
-        return self._owed.get(tenant, -self.credit)
+    def _excess(self, task: Task) -> int:
+        return self._accounts[task.tenant].excess
