@@ -127,7 +127,7 @@ class Schedule:
 
 
 def make_scheduler(name: str, trained: Mapping[str, Any]) -> Any:
-    """A scheduler of diffusers for what `training` gives."""
+    """A scheduler of diffusers for what `training` gives. Heun's class knows no zero SNR, and takes Euler's noise."""
     kind, changes = CLASSES[name]
     known = inspect.signature(kind).parameters
     scheduler = kind(**{key: value for key, value in {**trained, **SAMPLING, **changes}.items() if key in known})
