@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 import skimage.data
 import typer
-from build_tools.face_graph.parity import Found, Graph, Picture, cosine, overlap
+from face_parity import Found, Graph, Picture, cosine, overlap
 from insightface.app import FaceAnalysis
 from numpy.typing import NDArray
 from rich.console import Console

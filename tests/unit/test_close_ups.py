@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 from skimage import data
 
-from bench.close_ups import ASTRONAUT, compare, portraits, ways
+from .scripts import load
+
+load("face_parity")
+close_ups = load("close_ups")
+ASTRONAUT, compare = close_ups.ASTRONAUT, close_ups.compare
 
 
 @pytest.fixture(scope="module")
 def looks(tmp_path_factory):
-    return ways(tmp_path_factory.mktemp("faces"))
+    return close_ups.ways(tmp_path_factory.mktemp("faces"))
 
 
 @pytest.mark.parametrize("pixels", [0, -15])
@@ -22,7 +26,7 @@ def test_a_tight_crop_is_no_worse_than_one_in_a_grey_border(looks, pixels):
 
 def test_drawn_close_ups_show_the_right_face(looks):
     rows = {
-        name: np.array([compare(looks[name], *portrait, (0.5, -0.08), False) for portrait in portraits(4)])
+        name: np.array([compare(looks[name], *portrait, (0.5, -0.08), False) for portrait in close_ups.portraits(4)])
         for name in ("reference, black", "surest, edge")
     }
     ordinary, tight = rows["surest, edge"].transpose(1, 0, 2)
