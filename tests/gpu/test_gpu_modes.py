@@ -162,7 +162,7 @@ def test_the_engine_paints_the_same_pictures_with_units_in_flight(model):
     )
     jobs = {n: make_job(n, num_images_per_prompt=1 + n % 2) for n in range(6)}
     engine.submit([Task(*job, model.plan(job[0]), answer(n)) for n, job in jobs.items()])
-    while not engine.idle:
+    while engine.admission.tasks:
         engine.step()
     engine.close()
     for n, job in jobs.items():
