@@ -35,7 +35,7 @@ class DenoiserModel:
     make_policy: Callable[..., Policy] = Policy
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        self.settings = set_up(self.signature, args)
+        self.settings = set_up(args)
         torch.set_num_threads(self.settings.cpu_threads)
         name, self.device = args["model_instance_name"], choose_device(args)
         profile = load_profile(self.settings.weights, self.settings.few_steps)

@@ -25,7 +25,7 @@ class TritonLogHandler(logging.Handler):
         )
 
 
-def set_up(model: ModelSignature, args: Mapping[str, str]) -> Settings:
+def set_up(args: Mapping[str, str]) -> Settings:
     """Logging and settings of one instance; logs which `config_name` of the repository is in force.
 
     Triton takes `config.pbtxt` without a word where the configuration that was asked for does not exist.
@@ -43,7 +43,7 @@ class BlockingModel:
     signature: ClassVar[ModelSignature]
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        self.settings = set_up(self.signature, args)
+        self.settings = set_up(args)
         self._board = Board(server_folder(os.getppid()), args["model_instance_name"])
         self._board.start()
 
