@@ -1,8 +1,8 @@
 """From process start to the first picture, stage by stage, on whatever machine this runs.
 
 `python bench/cold_start.py weights/miniature` starts two processes: one with nothing in memory (the files of the
-weights are dropped from the page cache) and nothing kept, one that finds files, step costs and compile cache of the
-first. `--server` adds the embedded server, from its start until it is ready. On a GPU: `--device cuda`.
+weights are dropped from the page cache) and nothing kept, one that finds files and step costs of the first.
+`--server` adds the embedded server, from its start until it is ready. On a GPU: `--device cuda`.
 """
 
 import json
@@ -28,12 +28,10 @@ def main(
     side: Annotated[int, typer.Option(help="Of the first picture, in pixels.")] = 0,
     steps: Annotated[int, typer.Option(min=1, max=100)] = 4,
     calibrate: Annotated[bool, typer.Option(help="Measure step costs as serving does.")] = True,
-    compiled: Annotated[bool, typer.Option(help="The first start compiles steps at its end, for the second.")] = False,
     server: Annotated[bool, typer.Option(help="Also the embedded server.")] = False,
 ) -> None:
     """Print seconds for each stage of both starts."""
     options = ["--device", device, "--dtype", dtype, "--side", str(side), "--steps", str(steps)]
-    os.environ["INSTANTID_COMPILE"] = "background" if compiled else "off"
     found = starts(weights, [*options, "--calibrate" if calibrate else "--no-calibrate"])
     if server:
         for name in STARTS:
@@ -55,6 +53,7 @@ def _start(weights: Path, options: list[str], keep: bool) -> dict[str, float]:
         _forget(weights)
     cache = options[options.index("--cache") + 1]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+    Console(stderr=True).print(f"a new process, {STARTS[keep]}")
     begun = time.time()
     command = [sys.executable, str(Path(__file__).with_name("first_picture.py")), str(weights), *options]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)

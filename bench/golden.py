@@ -1,7 +1,7 @@
 """The same 48 requests before and after a change: seeds, faces and pixels must be the same to the last bit.
 
-Two checkouts, one machine (float sums differ between processors): in the one before the change and in the one after it run
-`make serve`, and beside it
+Take two checkouts on one machine (float sums differ between processors), one before the change and one after it. In
+each run `make serve`, and beside it
 
     python bench/golden.py --url localhost:8001 --output before.json
     python bench/golden.py --url localhost:8001 --output after.json --compare before.json
@@ -107,11 +107,12 @@ def main(
 ) -> None:
     with triton.InferenceServerClient(url) as client, ThreadPoolExecutor(concurrency) as pool:
         answers = pool.map(lambda request: fingerprints(client, request), requests())
-        found = [answer for answer in track(answers, "golden", total=48)]
+        found = list(track(answers, "golden", total=48))
     output.write_text(json.dumps(found, indent=1) + "\n")
     if compare:
-        differing = [i for i, pair in enumerate(zip(found, json.loads(compare.read_text()), strict=True)) if len(set(map(repr, pair))) > 1]
-        typer.echo(f"{len(found) - len(differing)} of {len(found)} equal" + (f"; not equal: {differing}" if differing else ""))
+        pairs = list(zip(found, json.loads(compare.read_text()), strict=True))
+        differing = [i for i, (now, before) in enumerate(pairs) if now != before]
+        typer.echo(f"{len(pairs) - len(differing)} of {len(pairs)} equal; different: {differing}")
         raise typer.Exit(bool(differing))
 
 

@@ -1,22 +1,17 @@
-"""Requests to measure with, and a request run alone."""
+"""Requests of `bench/gpu.py`, and what runs one by itself."""
+
+from typing import Any
 
 import numpy as np
 
-from instantid.models.sdxl import Job, SdxlDenoiser, State
+from instantid.models.sdxl import LANDMARKS, RequestTensors, SdxlModel, State
 from instantid.request import GenerationRequest
 
-
-def run_steps(denoiser: SdxlDenoiser, job: Job) -> State:
-    """A request alone, up to decoding. Raises what made it fail."""
-    state = denoiser.start(job)
-    while state.steps_left:
-        denoiser.step([state])
-        if state.failure:
-            raise RuntimeError(str(state.failure))
-    return state
+Job = tuple[GenerationRequest, RequestTensors]
+"""A request and the tensors beside it, as `SdxlModel.start` takes them."""
 
 
-def make_job(number: int, size: tuple[int, int], steps: int, guidance_scale: float) -> Job:
+def make_job(number: int, size: tuple[int, int], steps: int, guidance_scale: float = 5.0) -> Job:
     """Of `size` (height, width); every number has its own prompt, face, landmarks and seed."""
     rng = np.random.default_rng(number)
     request = GenerationRequest(
@@ -26,15 +21,27 @@ def make_job(number: int, size: tuple[int, int], steps: int, guidance_scale: flo
         width=size[1],
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
-        ip_adapter_scale=0.8,
-        controlnet_conditioning_scale=0.8,
-        control_guidance_start=0.0,
-        control_guidance_end=1.0,
-        scheduler="euler",
-        num_images_per_prompt=1,
         seed=number,
-        output_format="png",
-        output_quality=95,
+        pictures=(LANDMARKS,),
     )
-    landmarks = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
-    return Job(request, rng.normal(size=512).astype(np.float32), landmarks)
+    landmarks = rng.integers(0, 256, (1, *size, 3)).astype(np.uint8)
+    return request, RequestTensors(rng.normal(size=(1, 512)).astype(np.float32), landmarks)
+
+
+def run_steps(model: SdxlModel, job: Job) -> State:
+    """A request alone, up to decoding. Raises what made it fail."""
+    state = model.start(*job)
+    units: Any = None
+    for _ in state.timesteps:
+        units = model.work("step", [state])
+    units.wait()
+    if state.failure:
+        raise state.failure
+    return state
+
+
+def paint(model: SdxlModel, job: Job) -> np.ndarray:
+    """The picture of a request alone, HWC RGB uint8."""
+    state = run_steps(model, job)
+    model.work("decode", [state]).wait()
+    return state.pictures[0].numpy()

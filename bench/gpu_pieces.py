@@ -1,4 +1,4 @@
-"""What surrounds the steps: text, start, decoding, attention kernels, and the memory of one request."""
+"""What surrounds the steps: memory, decoding, text, start and attention kernels."""
 
 import statistics
 from collections.abc import Callable
@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_jobs import run_steps
-from gpu_modes import compiled, tensors
 from gpu_setup import Setup
 from plain_loop import PlainLoop
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from instantid.models.sdxl import SdxlDenoiser
+from instantid.models.parts import kept_bytes
+from instantid.models.predict import EXECUTIONS
+from instantid.models.sdxl import SdxlModel
 
 REPEATS = 5
 KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
@@ -28,37 +29,53 @@ ATTENTIONS = {
 
 
 def pieces(setup: Setup) -> dict[str, Any]:
-    """Milliseconds of each, medians; `decode` also says how far each way's picture is from float32's."""
-    return {**_around_steps(setup), "attention": {name: _kernels(setup, shape) for name, shape in ATTENTIONS.items()}}
-
-
-def _around_steps(setup: Setup) -> dict[str, Any]:
-    denoiser = setup.denoiser(setup.dtype)
-    state = run_steps(denoiser, setup.job(0))
+    """Milliseconds of each, medians."""
+    model = setup.model(setup.dtype)
     prompts = iter(range(10**6, 2 * 10**6))
-    found = {
-        "text_ms": _median(setup, lambda: denoiser.networks.text.encode(f"a new prompt {next(prompts)}")),
-        "start_ms": _median(setup, lambda: denoiser.start(setup.job(next(prompts)))),
-        "restart_ms": _median(setup, lambda: denoiser.start(setup.job(0))),
-        "state_mib": sum(t.numel() * t.element_size() for t in tensors(state.inputs)) / 2**20,
+    return {
+        "text_ms": _median(setup, lambda: model.networks.text.encode(f"a new prompt {next(prompts)}")),
+        "start_ms": _median(setup, lambda: model.start(*setup.job(next(prompts)))),
+        "restart_ms": _median(setup, lambda: model.start(*setup.job(0))),
+        "attention": {name: _kernels(setup, shape) for name, shape in ATTENTIONS.items()},
     }
-    return {**found, "decode": _decoding(setup, denoiser, state)}
 
 
-def _decoding(setup: Setup, denoiser: SdxlDenoiser, state: Any) -> dict[str, dict[str, float]]:
+def memory(setup: Setup) -> dict[str, Any]:
+    """MiB that the weights take, that a started request keeps, and that a step and a decoding take for their time."""
+    setup.mark_memory()
+    setup.reset_peak()
+    model = setup.model(setup.dtype)
+    found = {"weights_mib": setup.peak() * 1024}
+    state = model.start(*setup.job(0))
+    found["request_mib"] = kept_bytes((state.latents, state.conditions)) / 2**20
+    found["planned_mib"] = model.plan(setup.job(0)[0]).bytes / 2**20
+    for kind in ("step", "decode"):
+        setup.mark_memory()
+        setup.reset_peak()
+        model.work(kind, [state]).wait()
+        found[f"{kind}_mib"] = setup.peak() * 1024
+    return found
+
+
+def decoding(setup: Setup) -> dict[str, Any]:
+    """Milliseconds of each way to decode, and how far its picture is from float32's by diffusers, in levels of 255."""
+    state = run_steps(setup.model(setup.dtype), setup.job(0))
     plain = PlainLoop(setup.weights, setup.device, torch.float32)
     exact = plain.decode(state.latents)
     found = {"float32, diffusers": _decoded(setup, lambda: plain.decode(state.latents), exact)}
-    vae = denoiser.networks.vae
-    dtype = str(vae.dtype).removeprefix("torch.")
-    found[f"{dtype}"] = _decoded(setup, lambda: denoiser.to_picture(state.latents[0]), exact)
-    vae.to(memory_format=torch.channels_last)
-    found[f"{dtype}, channels_last"] = _decoded(setup, lambda: denoiser.to_picture(state.latents[0]), exact)
-    if setup.is_cuda:
-        vae.decode = compiled(vae.decode, "default")
-        name = f"{dtype}, channels_last, compiled"
-        found[name] = _decoded(setup, lambda: denoiser.to_picture(state.latents[0]), exact)
+    for dtype in (torch.float32, torch.bfloat16):
+        for name in ("eager", "channels_last"):
+            setup.free()
+            model = setup.model(setup.dtype, dtype)
+            model.use(EXECUTIONS[name])
+            decode = lambda model=model: _picture(model, state)  # noqa: E731
+            found[f"{str(dtype).removeprefix('torch.')}, {name}"] = _decoded(setup, decode, exact)
     return found
+
+
+@torch.inference_mode()
+def _picture(model: SdxlModel, state: Any) -> np.ndarray:
+    return model.decode.picture(state.latents[0]).cpu().numpy()
 
 
 def _decoded(setup: Setup, decode: Callable[[], np.ndarray], exact: np.ndarray) -> dict[str, float]:

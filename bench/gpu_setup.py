@@ -11,13 +11,13 @@ from typing import Any
 
 import diffusers
 import torch
-from gpu_jobs import make_job
+from gpu_jobs import Job, make_job
 from plain_loop import PlainLoop
 from random_full import make_random_full
 from rich.console import Console
 
-from instantid.engine.task import Size
-from instantid.models.sdxl import Job, SdxlDenoiser
+from instantid.models.measure import Size
+from instantid.models.sdxl import SdxlModel
 from miniature.sdxl import write_adapter, write_identitynet, write_sdxl
 
 STANDARD = (1024, 30)
@@ -37,14 +37,14 @@ class Setup:
     output: Path
 
     @classmethod
-    def make(cls, toy: bool, weights: Path | None, dtype: str, steps: int, rounds: int, output: Path) -> "Setup":
+    def make(cls, toy: bool, weights: Path | None, steps: int, rounds: int, output: Path) -> "Setup":
         device = torch.device("cuda" if torch.cuda.is_available() and not toy else "cpu")
         side = 128 if toy else STANDARD[0]
         return cls(
             weights=weights or Path("weights") / ("random-toy" if toy else "random-full"),
             toy=toy,
             device=device,
-            dtype=getattr(torch, dtype or ("float16" if device.type == "cuda" else "float32")),
+            dtype=torch.float16 if device.type == "cuda" else torch.float32,
             steps=steps,
             size=(side, side),
             rounds=rounds,
@@ -71,6 +71,10 @@ class Setup:
         return [(side, side) for side in ((64, 128) if self.toy else (512, 768, 1024))]
 
     @property
+    def cost_modes(self) -> tuple[str, ...]:
+        return ("graphs",) if self.is_cuda else ("eager",)
+
+    @property
     def cost_rows(self) -> list[int]:
         return [1, 2, 4, 8]
 
@@ -88,8 +92,8 @@ class Setup:
             make_random_full(partial, self.device, self.say)
         partial.rename(self.weights)
 
-    def denoiser(self, dtype: torch.dtype) -> SdxlDenoiser:
-        return SdxlDenoiser.load(self.weights, self.device, dtype)
+    def model(self, dtype: torch.dtype, vae_dtype: torch.dtype | None = None) -> SdxlModel:
+        return SdxlModel.load(self.weights, self.device, dtype, vae_dtype=vae_dtype)
 
     def expected(self) -> torch.Tensor:
         """Final latents of job 0 by diffusers' pipeline in float32."""
@@ -100,11 +104,7 @@ class Setup:
 
     def job(self, number: int) -> Job:
         """A request with guidance 5; every number has its own prompt, face, landmarks and seed."""
-        return make_job(number, self.size, self.steps, guidance_scale=5.0)
-
-    def row_job(self, size: Size) -> Job:
-        """A request of one row."""
-        return make_job(0, size, 30, guidance_scale=1.0)
+        return make_job(number, self.size, self.steps)
 
     def timed(self, call: Callable[[], object]) -> float:
         """Seconds until the device has finished."""

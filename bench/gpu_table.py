@@ -11,7 +11,7 @@ WIDTH = 140
 def show(results: dict[str, Any]) -> None:
     """Every part that has been run so far."""
     console = Console(width=WIDTH)
-    makers = {"speed": _speed, "pieces": _pieces, "costs": _costs, "cold": _cold}
+    makers = {"speed": _speed, "costs": _costs, "memory": _memory, "decode": _decode, "pieces": _pieces, "cold": _cold}
     console.print(" ".join(f"{name} {value}" for name, value in results["run"].items()), highlight=False)
     if "parity" in results:
         error, steps = results["parity"]["float32"], results["parity"]["steps"]
@@ -49,10 +49,7 @@ def _pieces(found: dict[str, Any]) -> Table:
     table = _table("pieces", "piece", "ms", "remark")
     table.add_row("text, one prompt", f"{found['text_ms']:.1f}", "")
     table.add_row("start, new prompt and face", f"{found['start_ms']:.1f}", "")
-    table.add_row("start, same prompt", f"{found['restart_ms']:.1f}", f"{found['state_mib']:.0f} MiB a request")
-    for name, row in found["decode"].items():
-        remark = f"picture off by {row['mean_difference']:.2f} on average, {row['largest_difference']} at most, of 255"
-        table.add_row(f"decode, {name}", f"{row['ms']:.1f}", remark)
+    table.add_row("start, same prompt", f"{found['restart_ms']:.1f}", "")
     for name, kernels in found["attention"].items():
         for kernel, row in kernels.items():
             if row:
@@ -60,8 +57,23 @@ def _pieces(found: dict[str, Any]) -> Table:
     return table
 
 
+def _memory(found: dict[str, Any]) -> Table:
+    table = _table("memory", "what", "MiB")
+    for name, value in found.items():
+        table.add_row(name.removesuffix("_mib"), f"{value:.0f}")
+    return table
+
+
+def _decode(found: dict[str, Any]) -> Table:
+    table = _table("decoding one picture", "way", "ms", "remark")
+    for name, row in found.items():
+        remark = f"off by {row['mean_difference']:.2f} on average, {row['largest_difference']} at most, of 255"
+        table.add_row(name, f"{row['ms']:.1f}", remark)
+    return table
+
+
 def _costs(found: dict[str, Any]) -> Table:
-    table = _table("milliseconds of one step", "mode", "size", "rows", "ms", "of as many single rows")
+    table = _table("milliseconds of one unit of work", "mode", "unit and side", "rows", "ms", "of as many single rows")
     for mode, sizes in found.items():
         for size, points in sizes.items():
             (first, one), *_ = points.items()

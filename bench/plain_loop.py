@@ -21,7 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from instantid.models.sdxl import Job
+from instantid.models.sdxl import RequestTensors
+from instantid.request import GenerationRequest
+
+Job = tuple[GenerationRequest, RequestTensors]
 
 PARTS: dict[str, Any] = {
     "vae": AutoencoderKL,
@@ -68,14 +71,14 @@ class PlainLoop:
         return np.asarray(pipeline.image_processor.postprocess(decoded.sample, output_type="pil")[0])
 
     def _run(self, job: Job, output_type: str) -> Any:
-        request, pipeline = job.request, self.pipeline
+        (request, given), pipeline = job, self.pipeline
         self._face_tokens = self._tokens(job)
         pipeline.set_ip_adapter_scale(request.ip_adapter_scale)
         shape = (1, pipeline.unet.config.in_channels, request.height // 8, request.width // 8)
         return pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            image=Image.fromarray(job.landmark_picture),
+            image=Image.fromarray(given.pictures[0]),
             height=request.height,
             width=request.width,
             num_inference_steps=request.num_inference_steps,
@@ -91,8 +94,8 @@ class PlainLoop:
     @torch.inference_mode()
     def _tokens(self, job: Job) -> Tensor:
         """[2, 16, d] with guidance, of zeros and of the face; [1, 16, d] without."""
-        face = torch.from_numpy(job.embedding)[None]
-        rows = torch.cat([torch.zeros_like(face), face]) if job.request.guidance else face
+        face = torch.from_numpy(job[1].embeddings)
+        rows = torch.cat([torch.zeros_like(face), face]) if job[0].guidance else face
         tokens: Tensor = self._project_face(rows[:, None].to(self.pipeline.device, self.pipeline.unet.dtype))
         return tokens
 

@@ -11,50 +11,41 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from instantid.profile import SDXL, Profile
+from miniature.networks import Sizes, attention_shapes, make_identitynet, make_unet, make_vae, resampler_shapes
 from miniature.sdxl import SCHEDULER
 from miniature.tokenizer import LENGTH, write_tokenizer
 
-CROSS_DIM, EMBEDDING_SIZE = 2048, 512
-BLOCKS: dict[str, Any] = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "layers_per_block": 2,
-    "attention_head_dim": (5, 10, 20),
-    "transformer_layers_per_block": (1, 2, 10),
-    "use_linear_projection": True,
-    "cross_attention_dim": CROSS_DIM,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-UNET: dict[str, Any] = {
-    **BLOCKS,
-    "sample_size": 128,
-    "in_channels": 4,
-    "out_channels": 4,
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-}
-VAE: dict[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "sample_size": 1024,
-    "scaling_factor": 0.13025,
-}
+SIZES = Sizes(
+    latent_channels=4,
+    widths=(320, 640, 1280),
+    heads=(5, 10, 20),
+    depths=(0, 2, 10),
+    groups=32,
+    text_widths=(768, 1280),
+    text_heads=12,
+    resampler_dim=1280,
+    expansion=4,
+    vae={"block_out_channels": (128, 256, 512, 512), "norm_num_groups": 32, "scaling_factor": 0.13025},
+    side=1024,
+    layers=2,
+    pooled_dim=1280,
+    time_dim=256,
+    landmark_widths=(16, 32, 96, 256),
+    resampler_inner=1280,
+    resampler_layers=4,
+)
+"""As published; the text encoders, whose two configurations differ in more, are CLIP_L and CLIP_G."""
 CLIP: dict[str, Any] = {"vocab_size": 49408, "max_position_embeddings": LENGTH, "bos_token_id": 0, "eos_token_id": 2}
 """As published: an `eos_token_id` of 2 makes transformers pool at the highest token id."""
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
-RESAMPLER_DIM, RESAMPLER_DEPTH, QUERIES = 1280, 4, 16
 ZERO_AT_FIRST = ("controlnet_down_blocks.", "controlnet_mid_block.", "controlnet_cond_embedding.conv_out.")
 CONTROL_GAIN = 0.1
 """Of the layers that training starts at zero: IdentityNet's outputs stay small beside the UNet's own."""
@@ -82,9 +73,9 @@ def make_random_full(output: Path, device: torch.device, progress: Progress = la
 def networks(device: torch.device) -> Iterator[tuple[str, Any]]:
     """Folder and network, one at a time, in float16, not yet filled."""
     makers: dict[str, Callable[[], Any]] = {
-        "sdxl/unet": lambda: UNet2DConditionModel(**UNET),
-        "identitynet": lambda: ControlNetModel(conditioning_embedding_out_channels=(16, 32, 96, 256), **BLOCKS),
-        "sdxl/vae": lambda: AutoencoderKL(**VAE),
+        "sdxl/unet": lambda: make_unet(SIZES),
+        "identitynet": lambda: make_identitynet(SIZES),
+        "sdxl/vae": lambda: make_vae(SIZES),
         "sdxl/text_encoder": lambda: CLIPTextModel(
             CLIPTextConfig(**CLIP, **CLIP_L, projection_dim=768, hidden_act="quick_gelu")
         ),
@@ -111,31 +102,11 @@ def fill(network: nn.Module, generator: torch.Generator) -> None:
 def adapter(device: torch.device) -> dict[str, Tensor]:
     """The tensors of `ip-adapter.safetensors`."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**UNET)
-    layers = [name.removesuffix(".processor") for name in unet.attn_processors if ".attn2." in name]
-    shapes = {
-        f"ip_adapter.{2 * i + 1}.to_{kind}_ip.weight": tuple(unet.get_submodule(f"{layer}.to_{kind}").weight.shape)
-        for i, layer in enumerate(layers)
-        for kind in "kv"
-    }
-    shapes |= {f"image_proj.{name}": shape for name, shape in resampler_shapes().items()}
+        unet = make_unet(SIZES)
+    shapes = {f"ip_adapter.{name}": shape for name, shape in attention_shapes(unet).items()}
+    shapes |= {f"image_proj.{name}": shape for name, shape in resampler_shapes(SIZES).items()}
     generator = torch.Generator(device).manual_seed(0)
     return {name: _random(shape, device, generator) for name, shape in shapes.items()}
-
-
-def resampler_shapes() -> dict[str, tuple[int, ...]]:
-    dim = RESAMPLER_DIM
-    shapes: dict[str, tuple[int, ...]] = {"latents": (1, QUERIES, dim)}
-    linear = {"proj_in": (dim, EMBEDDING_SIZE), "proj_out": (CROSS_DIM, dim), "norm_out": (CROSS_DIM,)}
-    for i in range(RESAMPLER_DEPTH):
-        attention, feed_forward = f"layers.{i}.0", f"layers.{i}.1"
-        linear |= dict.fromkeys((f"{attention}.norm1", f"{attention}.norm2", f"{feed_forward}.0"), (dim,))
-        shapes |= {f"{attention}.to_q.weight": (dim, dim), f"{attention}.to_kv.weight": (2 * dim, dim)}
-        shapes |= {f"{attention}.to_out.weight": (dim, dim)}
-        shapes |= {f"{feed_forward}.1.weight": (4 * dim, dim), f"{feed_forward}.3.weight": (dim, 4 * dim)}
-    for name, shape in linear.items():
-        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    return shapes
 
 
 def write_faces(output: Path) -> None:

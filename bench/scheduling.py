@@ -1,9 +1,9 @@
 """The scheduler on the real server: what `bench/simulate.py` promises, measured.
 
 Two embedded servers with the miniature weights, one with the engine's policy and one that serves first come, first
-served, get the same requests at the same times, one server after the other; so do floods and calm.
-Requests go to the denoiser itself, so that only it is measured. Everything is a ratio to the solo time that the first
-server showed. `python bench/scheduling.py --help`.
+served, get the same requests at the same times, one server after the other. So do a server with a flooding tenant and
+one without. Requests go to the denoiser itself, so that only it is measured. Every figure is a ratio to the time that
+a request of the same number of steps took alone on the first server. `python bench/scheduling.py --help`.
 """
 
 import random
@@ -28,7 +28,6 @@ from tritonclient.utils import InferenceServerException
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from instantid.request import GenerationRequest
-from instantid.serving.calibration import make_job
 
 ROOT = Path(__file__).parents[1]
 FIRST_COME = """
@@ -64,6 +63,14 @@ STEPS = (Class("30 steps", 0.8, 30), Class("8 steps", 0.2, 8))
 TENANTS = tuple(Class(f"tenant {name}", 0.2, 10, name) for name in "abcde")
 FLOOD = (*TENANTS[:-1], replace(TENANTS[-1], flood=1.8))
 """The last of five tenants sends ten times its share, the others what they send in TENANTS."""
+RUNS = (
+    ("steps, this engine", STEPS, False),
+    ("steps, first come", STEPS, True),
+    ("five tenants", TENANTS, False),
+    ("the fifth floods", FLOOD, False),
+)
+"""Title, mix, and whether the server serves first come, first served."""
+CONSOLE = Console(stderr=True)
 
 
 class Caller:
@@ -88,17 +95,20 @@ class Caller:
         return future
 
     def solo(self, kind: Class, repeats: int = 7) -> float:
-        return float(np.median([self.send(kind, seed).result() for seed in range(repeats)]))
+        """Median seconds of a request that is alone on the server."""
+        turns = track(range(repeats), f"{kind.steps} steps alone", console=CONSOLE)
+        return float(np.median([self.send(kind, seed).result() for seed in turns]))
 
     def _inputs(self, kind: Class, seed: int) -> list[triton.InferInput]:
-        job = make_job((self.size, self.size))
-        request: GenerationRequest = replace(
-            job.request, num_inference_steps=kind.steps, guidance_scale=5.0, seed=seed, tenant=kind.tenant
-        )
+        request = GenerationRequest(
+            prompt="a portrait", height=self.size, width=self.size, num_inference_steps=kind.steps, seed=seed,
+            tenant=kind.tenant,
+        )  # fmt: skip
+        pictures = np.zeros((1, 1, self.size, self.size, 3), np.uint8)
         return [
             _tensor("request", np.array([[request.to_json()]], object), "BYTES"),
-            _tensor("embedding", job.embedding[None], "FP32"),
-            _tensor("landmark_picture", job.landmark_picture[None], "UINT8"),
+            _tensor("embeddings", np.ones((1, 1, 512), np.float32), "FP32"),
+            _tensor("pictures", pictures, "UINT8"),
         ]
 
 
@@ -106,10 +116,13 @@ def _tensor(name: str, values: Any, datatype: str) -> triton.InferInput:
     return triton.InferInput(name, list(values.shape), datatype).set_data_from_numpy(values)
 
 
-def arrivals(mix: Sequence[Class], solo: Mapping[str, float], load: float, seconds: float) -> list[Any]:
-    """Poisson arrivals of each class over `seconds`; the shares are `load` of what the device can do, floods on top."""
+def arrivals(mix: Sequence[Class], solo: Mapping[int, float], load: float, seconds: float) -> list[Any]:
+    """Poisson arrivals of each class over `seconds`; the shares are `load` of what the device can do, floods on top.
+
+    `solo` gives the seconds of a request alone by its number of steps.
+    """
     work = []
-    base = load / sum(kind.share * solo[kind.name] for kind in mix)
+    base = load / sum(kind.share * solo[kind.steps] for kind in mix)
     for i, kind in enumerate(mix):
         rng, now = random.Random(i), 0.0
         while (now := now + rng.expovariate(base * (kind.share + kind.flood))) < seconds:
@@ -123,7 +136,7 @@ def drive(
     """Seconds of every answered request by class, and how many were refused; of those sent after the warm-up."""
     sent = []
     began = time.perf_counter()
-    for seed, (at, kind) in enumerate(track(work, name, transient=True)):
+    for seed, (at, kind) in enumerate(track(work, name, console=CONSOLE)):
         time.sleep(max(0.0, began + at - time.perf_counter()))
         sent.append((at, kind, caller.send(kind, seed)))
     seconds: dict[str, list[float]] = {}
@@ -158,21 +171,18 @@ def main(
     size: Annotated[int, typer.Option(help="Side of the pictures.")] = 128,
 ) -> None:
     """Print, for each class, times relative to its solo time."""
-    solo: dict[str, float] = {}
+    solo: dict[int, float] = {}
     table = Table("run", "class", "requests", "mean / solo", "p50 / solo", "p95 / solo", "p99 / solo")
-    for title, mix, first_come in (
-        ("steps, this engine", STEPS, False),
-        ("steps, first come", STEPS, True),
-        ("five tenants", TENANTS, False),
-        ("the fifth floods", FLOOD, False),
-    ):
+    for title, mix, first_come in RUNS:
         if mixes not in ("all", "steps" if mix is STEPS else "tenants"):
             continue
+        CONSOLE.print(f"{title}: starting the server, then {seconds:.0f} s of requests")
         with serving(weights, first_come) as server:
             caller = Caller(server.grpc_url, size)
-            solo = solo or {kind.name: caller.solo(kind) for kind in (*STEPS, *TENANTS)}
+            for steps, kind in {kind.steps: kind for kind in mix}.items():
+                solo[steps] = solo.get(steps) or caller.solo(kind)
             found, refused = drive(caller, arrivals(mix, solo, load, seconds), title, warm_up)
-        show(table, title, {name: np.array(found[name]) / solo[name] for name in sorted(found)}, refused)
+        show(table, title, {k.name: np.array(found[k.name]) / solo[k.steps] for k in mix if k.name in found}, refused)
     Console().print(table)
 
 

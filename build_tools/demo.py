@@ -1,6 +1,5 @@
 """`make demo`: three people in two scenes each, through the whole ensemble on the embedded server."""
 
-import io
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as grpc_client
-from PIL import Image
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from skimage import data
 
@@ -20,6 +19,7 @@ from build_tools.weights import make_miniature
 from instantid.profile import FILE_NAME
 from instantid_client import GenerationResult, InstantIDClient
 from miniature.album import draw_page
+from miniature.drawing import as_png
 from miniature.people import random_identity
 
 PROMPTS = ("a photo of a person, blue suit, garden", "a photo of a person, smiling, red crew neck, night")
@@ -28,20 +28,23 @@ STAGES = ("intake", "face_analysis", "face_conditioning")
 
 
 def run_demo(weights: Path, output: Path) -> None:
-    """Make what is missing, serve, generate, and write the pictures and `demo_sheet.png` into `output`."""
-    console = Console()
+    """Make the weights if they are missing, serve, and write the pictures and `demo_sheet.png` into `output`."""
+    console = Console(highlight=False)
     seconds: dict[str, float] = {}
     output.mkdir(parents=True, exist_ok=True)
     if not (weights / FILE_NAME).is_file():
         with _stage(console, seconds, "make the weights"):
-            make_miniature(weights)
-    server = EmbeddedServer(project_options(weights, output / "server"))
+            make_miniature(weights, console.print)
+    server = EmbeddedServer(project_options(weights, output / "server"), console.print)
     with _stage(console, seconds, "start the server"):
         server.start()
     with server, InstantIDClient(server.grpc_url) as client:
         photos = demo_photos()
-        with _stage(console, seconds, f"paint {len(photos) * len(PROMPTS)} pictures"):
-            results = {name: [paint(client, photo, prompt) for prompt in PROMPTS] for name, photo in photos.items()}
+        requests = [(name, photo, prompt) for name, photo in photos.items() for prompt in PROMPTS]
+        results: dict[str, list[GenerationResult]] = {name: [] for name in photos}
+        with _stage(console, seconds, f"paint {len(requests)} pictures"):
+            for name, photo, prompt in track(requests, "painting", console=console):
+                results[name].append(client.generate(as_png(photo), prompt, seed=7))
         seconds |= _stage_seconds(server.grpc_url)
     _write(output, photos, results)
     _report(console, seconds, results)
@@ -49,13 +52,9 @@ def run_demo(weights: Path, output: Path) -> None:
 
 
 def demo_photos() -> dict[str, np.ndarray]:
-    """Head and shoulders, RGB: the astronaut, and two drawn people whom no training has seen."""
+    """Head and shoulders, RGB: the astronaut, and two drawn people that no training used."""
     drawn = {name: draw_page(random_identity(person), person, 256, style="photo") for name, person in DRAWN.items()}
     return {"astronaut": data.astronaut()[20:220, 126:326], **{name: page.picture for name, page in drawn.items()}}
-
-
-def paint(client: InstantIDClient, photo: np.ndarray, prompt: str) -> GenerationResult:
-    return client.generate(_encode(photo), prompt, seed=7)
 
 
 def _write(output: Path, photos: Mapping[str, np.ndarray], results: Mapping[str, list[GenerationResult]]) -> None:
@@ -67,16 +66,10 @@ def _write(output: Path, photos: Mapping[str, np.ndarray], results: Mapping[str,
 
 @contextmanager
 def _stage(console: Console, seconds: dict[str, float], name: str) -> Iterator[None]:
+    console.print(f"{name} ...")
     start = time.perf_counter()
-    with console.status(name):
-        yield
+    yield
     seconds[name] = time.perf_counter() - start
-
-
-def _encode(photo: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(photo).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _stage_seconds(url: str) -> Mapping[str, float]:
@@ -93,4 +86,4 @@ def _report(console: Console, seconds: Mapping[str, float], results: Mapping[str
     console.print(table)
     for name, painted in results.items():
         face = painted[0].face
-        console.print(f"{name}: face {face.score:.2f} at {[round(x) for x in face.box]}", highlight=False)
+        console.print(f"{name}: face {face.score:.2f} at {[round(x) for x in face.box]}")

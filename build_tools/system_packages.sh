@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What pip cannot install: venv support and the shared libpython that Triton's Python stub loads.
-# Installs them where it may, says what to run where it may not.
+# Installs what pip cannot: support for virtual environments and the shared libpython that Triton's Python stub loads.
+# Without root or apt-get it prints the command that installs them.
 set -euo pipefail
 python=$1
 minor=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -21,8 +21,9 @@ PY
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    apt-get update -qq
-    apt-get install -y -qq "${missing[@]}"
+    echo "Installing ${missing[*]} with apt-get"
+    apt-get update -q
+    apt-get install -y -q "${missing[@]}"
 else
     echo "missing: ${missing[*]}. Run: sudo apt-get install ${missing[*]}" >&2
     exit 1

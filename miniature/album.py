@@ -4,27 +4,23 @@ A person's identity comes from `people.random_identity`, everything else from th
 FIRST: the recogniser has not been trained on them, so that their embeddings are as exact as a stranger's.
 """
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from miniature import SIZE, ImageArray
+from miniature.drawing import draw_all, keep_arrays
 from miniature.head import Pose, View
 from miniature.painter import Face, draw_person, random_appearance
 from miniature.people import WRINKLED, Identity, random_identity
 from miniature.scenery import SCENERY, draw_scenery
 from miniature.styles import apply_style
 
-ImageArray = npt.NDArray[np.uint8]
-SIZE = 128
 ALBUM_STYLES = ("photo", "black and white photo")
 STYLE_SHARES = (0.9, 0.1)
 FIRST = 10_000
@@ -91,20 +87,15 @@ class Album:
     people: npt.NDArray[np.str_]
 
 
-def make_album(folder: Path, people: int, pages: int = 5, workers: int = 2) -> Album:
+def make_album(folder: Path, people: int, pages: int = 5) -> Album:
     """Drawn once and kept in `folder`; 60 pictures a second and core."""
-    path = folder / f"album-{people}x{pages}.npz"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as executor:
-            rows = executor.map(partial(_draw_person, pages=pages), range(FIRST, FIRST + people), chunksize=8)
-            drawn = list(tqdm(rows, "drawing", people, mininterval=5))
-        pictures, marks, captions, names = (np.stack(part) for part in zip(*drawn, strict=True))
-        with path.with_suffix(".part").open("wb") as file:
-            np.savez(file, pictures=pictures, landmarks=marks, captions=captions, people=names)
-        path.with_suffix(".part").replace(path)
-    with np.load(path) as kept:
-        return Album(**{name: kept[name] for name in kept.files})
+
+    def draw() -> dict[str, npt.NDArray]:
+        rows = draw_all(partial(_draw_person, pages=pages), range(FIRST, FIRST + people), "drawing")
+        pictures, marks, captions, names = (np.stack(part) for part in zip(*rows, strict=True))
+        return {"pictures": pictures, "landmarks": marks, "captions": captions, "people": names}
+
+    return Album(**keep_arrays(folder / f"album-{people}x{pages}.npz", draw))
 
 
 def _draw_person(person: int, pages: int) -> tuple[npt.NDArray, ...]:

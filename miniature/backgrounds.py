@@ -5,14 +5,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import skimage.data
 from PIL import Image
 
+from miniature import ImageArray
 from miniature.people import Colour
 from miniature.styles import to_bytes
 
-ImageArray = npt.NDArray[np.uint8]
 BACKGROUNDS = ("plain", "gradient", "texture", "clutter", "photo")
 
 _FILES = (

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from miniature import FloatArray
 from miniature.head import SKULL_DEPTH, Light, Rays, View, project
 from miniature.people import Colour, Identity, darker
-from miniature.plane import FloatArray
 
 CLOTHES = ("crew neck", "v-neck", "striped", "suit", "turtleneck")
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from miniature.backgrounds import random_background
+from miniature import FloatArray, ImageArray
+from miniature.backgrounds import BACKGROUNDS, random_background
 from miniature.distractors import add_distractor
 from miniature.head import Pose, View
 from miniature.painter import draw_person, random_appearance
@@ -13,11 +14,8 @@ from miniature.people import random_identity
 from miniature.photographed import paste_face
 from miniature.styles import STYLES, apply_style, degrade
 
-ImageArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 SIDE = 320
 MOST_FACES = 8
-_KINDS = ("plain", "gradient", "texture", "clutter", "photo")
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Crowd:
 def draw_crowd(seed: int) -> Crowd:
     """Picture number `seed`; three in ten of them show no face."""
     rng = np.random.default_rng([seed, 0xC0])
-    picture = random_background(str(rng.choice(_KINDS, p=(0.1, 0.1, 0.15, 0.2, 0.45))), SIDE, SIDE, rng)
+    picture = random_background(str(rng.choice(BACKGROUNDS, p=(0.1, 0.1, 0.15, 0.2, 0.45))), SIDE, SIDE, rng)
     for _ in range(int(rng.choice((0, 1, 2, 4), p=(0.4, 0.2, 0.2, 0.2)))):
         add_distractor(picture, rng)
     faces: list[FloatArray] = []
@@ -49,7 +47,7 @@ def draw_crowd(seed: int) -> Crowd:
 def draw_faceless(seed: int) -> ImageArray:
     """A `[320, 320, 3]` uint8 RGB picture full of what looks like a face and is none."""
     rng = np.random.default_rng([seed, 0xFACE])
-    picture = random_background(str(rng.choice(_KINDS, p=(0.05, 0.05, 0.1, 0.2, 0.6))), SIDE, SIDE, rng)
+    picture = random_background(str(rng.choice(BACKGROUNDS, p=(0.05, 0.05, 0.1, 0.2, 0.6))), SIDE, SIDE, rng)
     for _ in range(int(rng.integers(0, 8))):
         add_distractor(picture, rng)
     return degrade(picture, rng)

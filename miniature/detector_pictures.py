@@ -1,9 +1,8 @@
 """Batches for the detector's training: crowds, faceless pictures that mislead it, near faces."""
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,57 +14,57 @@ from tqdm import tqdm
 from miniature.album import draw_page
 from miniature.crowds import MOST_FACES, SIDE, draw_crowd, draw_faceless
 from miniature.detector import INPUT_MEAN, INPUT_STD, Detector
+from miniature.drawing import draw_all, keep_arrays
 from miniature.people import random_identity
 
 CROP = 256
 HARD_SHARE = 0.3
 NEAR, NEAR_CROP = (448, 704), 448
 """Portraits are enlarged to sides between these: so large are faces in a photo fitted to 640."""
-Pool = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+Batch = tuple[Tensor, list[Tensor]]
+"""Images `[n, 3, side, side]` as the detector takes them, and the faces `[f, 15]` of each."""
 
 
-def make_pool(folder: Path, size: int, workers: int) -> Pool:
-    """`size` training pictures `[size, 320, 320, 3]` and their faces `[size, 8, 15]` (NaN: none), kept on disk."""
-    pictures_path, faces_path = folder / f"pictures-{size}.npy", folder / f"faces-{size}.npy"
-    if not faces_path.exists():
-        pictures = np.lib.format.open_memmap(pictures_path, "w+", np.uint8, (size, SIDE, SIDE, 3))
+class Pool(NamedTuple):
+    """Pictures `[n, 320, 320, 3]` uint8 RGB, and the faces `[n, f, 15]` of each; NaN fills what a picture lacks."""
+
+    pictures: npt.NDArray[np.uint8]
+    faces: npt.NDArray[np.float32]
+
+
+def make_crowds(folder: Path, size: int) -> Pool:
+    """So many pictures with no face to several."""
+
+    def draw() -> dict[str, npt.NDArray]:
         faces = np.full((size, MOST_FACES, 15), np.nan, np.float32)
-        with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as executor:
-            crowds = executor.map(draw_crowd, range(size), chunksize=16)
-            for index, crowd in enumerate(tqdm(crowds, "drawing", size)):
-                pictures[index] = crowd.picture
-                faces[index, : len(crowd.faces)] = crowd.faces
-        pictures.flush()
-        np.save(faces_path, faces)
-    return np.load(pictures_path), np.load(faces_path)
+        crowds = list(draw_all(draw_crowd, range(size), "crowds"))
+        for rows, crowd in zip(faces, crowds, strict=True):
+            rows[: len(crowd.faces)] = crowd.faces
+        return {"pictures": np.stack([crowd.picture for crowd in crowds]), "faces": faces}
+
+    return Pool(**keep_arrays(folder / f"crowds-{size}.npz", draw))
 
 
-def hard_negatives(folder: Path, detector: Detector, drawn: int, workers: int) -> Pool:
-    """Of `drawn` faceless pictures the quarter in which `detector` is surest of a face, as a pool."""
-    path = folder / f"hard-{drawn}.npy"
-    if not path.exists():
-        pictures = np.empty((drawn, SIDE, SIDE, 3), np.uint8)
-        best = np.empty(drawn, np.float32)
-        with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as executor:
-            faceless = executor.map(draw_faceless, range(drawn), chunksize=16)
-            for index, picture in enumerate(tqdm(faceless, "hard negatives", drawn)):
-                pictures[index] = picture
-                best[index] = _surest(detector, picture)
-        np.save(path, pictures[np.argsort(-best)[: drawn // 4]])
-    chosen = np.load(path)
-    return chosen, np.full((len(chosen), MOST_FACES, 15), np.nan, np.float32)
+def hard_negatives(folder: Path, detector: Detector, drawn: int) -> Pool:
+    """Of `drawn` faceless pictures the quarter in which `detector` is surest of a face."""
+
+    def draw() -> dict[str, npt.NDArray]:
+        pictures = np.stack(list(draw_all(draw_faceless, range(drawn), "faceless pictures")))
+        best = [_surest(detector, picture) for picture in tqdm(pictures, "hard negatives")]
+        chosen = pictures[np.argsort(best)[::-1][: drawn // 4]]
+        return {"pictures": chosen, "faces": np.full((len(chosen), MOST_FACES, 15), np.nan, np.float32)}
+
+    return Pool(**keep_arrays(folder / f"hard-{drawn}.npz", draw))
 
 
-def make_portraits(folder: Path, size: int, workers: int) -> Pool:
-    """As `make_pool`: one face each, near, as the album shows them."""
-    path = folder / f"portraits-{size}.npz"
-    if not path.exists():
-        with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as executor:
-            drawn = list(tqdm(executor.map(_draw_portrait, range(size), chunksize=16), "portraits", size))
-        pictures, rows = (np.stack(part) for part in zip(*drawn, strict=True))
-        np.savez(path, pictures=pictures, faces=rows)
-    with np.load(path) as kept:
-        return kept["pictures"], kept["faces"]
+def make_portraits(folder: Path, size: int) -> Pool:
+    """So many pictures with one near face each, as the album shows them."""
+
+    def draw() -> dict[str, npt.NDArray]:
+        pictures, faces = zip(*draw_all(_draw_portrait, range(size), "portraits"), strict=True)
+        return {"pictures": np.stack(pictures), "faces": np.stack(faces)}
+
+    return Pool(**keep_arrays(folder / f"portraits-{size}.npz", draw))
 
 
 def _draw_portrait(seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
@@ -79,42 +78,41 @@ def _surest(detector: Detector, picture: npt.NDArray[np.uint8]) -> float:
     return float(torch.cat(detector.eval()(image)[:3], 1).max())
 
 
-def batch_of(pools: Sequence[Pool], step: int, size: int) -> tuple[Tensor, list[Tensor]]:
-    """Batch number `step`: images `[size, 3, 256, 256]` as the detector takes them, and their faces.
-
-    With a second pool three in ten pictures come from it.
-    """
+def crowds_of(pools: Sequence[Pool], step: int, size: int) -> Batch:
+    """Batch number `step` of the first pool, `[size, 3, 256, 256]`; three in ten pictures are of the last pool."""
     rng = np.random.default_rng([step, 0xBA])
-    images, faces = [], []
-    for _ in range(size):
+
+    def draw() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         pool = pools[-1] if rng.random() < HARD_SHARE else pools[0]
-        index = int(rng.integers(len(pool[0])))
-        picture, rows = _vary(pool[0][index], pool[1][index], rng)
-        images.append(picture)
-        faces.append(torch.from_numpy(rows))
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    return (stacked - INPUT_MEAN) / INPUT_STD, faces
+        index = int(rng.integers(len(pool.pictures)))
+        return _vary(pool.pictures[index], pool.faces[index], rng)
+
+    return _batch([draw() for _ in range(size)])
 
 
-def portraits_of(pool: Pool, step: int, size: int) -> tuple[Tensor, list[Tensor]]:
-    """As `batch_of`: images `[size, 3, 448, 448]` of portraits, some of them blurred as pictures of 128 pixels are."""
+def portraits_of(pool: Pool, step: int, size: int) -> Batch:
+    """Batch number `step` of portraits, `[size, 3, 448, 448]`; some are blurred as pictures of 128 pixels are."""
     rng = np.random.default_rng([step, 0xBB])
-    images, faces = [], []
-    for _ in range(size):
-        index = int(rng.integers(len(pool[0])))
-        picture, side = pool[0][index], int(rng.integers(*NEAR))
+
+    def draw() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        index = int(rng.integers(len(pool.pictures)))
+        picture, side = pool.pictures[index], int(rng.integers(*NEAR))
         if rng.random() < 0.5:
             picture = cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA)
             if rng.random() < 0.6:
                 picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.5, 2.5)))
-        rows = pool[1][index].copy()
+        rows = pool.faces[index].copy()
         rows[:, :14] *= side / SIDE
         enlarged = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR))
-        picture, rows = _vary(enlarged, rows, rng, NEAR_CROP)
-        images.append(picture)
-        faces.append(torch.from_numpy(rows))
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    return (stacked - INPUT_MEAN) / INPUT_STD, faces
+        return _vary(enlarged, rows, rng, NEAR_CROP)
+
+    return _batch([draw() for _ in range(size)])
+
+
+def _batch(drawn: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]) -> Batch:
+    images = torch.from_numpy(np.stack([picture for picture, _ in drawn])).permute(0, 3, 1, 2).float()
+    images = ((images - INPUT_MEAN) / INPUT_STD).contiguous(memory_format=torch.channels_last)
+    return images, [torch.from_numpy(rows) for _, rows in drawn]
 
 
 def _vary(

@@ -6,13 +6,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from miniature import ImageArray
 from miniature.backgrounds import random_background, random_colour
 from miniature.head import Pose, View
 from miniature.painter import draw_person, random_appearance
 from miniature.people import random_identity
 from miniature.styles import to_bytes
-
-ImageArray = npt.NDArray[np.uint8]
 
 
 def add_distractor(picture: ImageArray, rng: np.random.Generator) -> None:

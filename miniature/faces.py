@@ -6,12 +6,12 @@ from typing import TypeVar
 
 import onnx
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from miniature.detector import WIDTHS, Detector, PublishedForm
 from miniature.recogniser import EMBEDDING, Recogniser
+from miniature.training import load_float16
 
 DATA = Path(__file__).parent / "data"
 _OPSET = 17
@@ -29,7 +29,7 @@ def write_detector(path: Path, weights: Path = DATA / "detector.safetensors") ->
     names = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in (8, 16, 32)]
     rows = {name: {0: f"anchors_{name.split('_')[1]}"} for name in names}
     model = PublishedForm(loaded(Detector(), weights))
-    _export(model, torch.zeros(1, 3, 128, 128), path, names, {"input.1": {2: "height", 3: "width"}, **rows})
+    export_onnx(model, torch.zeros(1, 3, 128, 128), path, names, {"input.1": {2: "height", 3: "width"}, **rows})
     _fix_widths(path, WIDTHS)
 
 
@@ -40,17 +40,13 @@ def write_recogniser(path: Path, weights: Path = DATA / "recogniser.safetensors"
     """
     model = loaded(Recogniser(), weights)
     axes = {"input.1": {0: "batch"}, "embedding": {0: "batch"}}
-    _export(model, torch.zeros(1, 3, 112, 112), path, ["embedding"], axes)
+    export_onnx(model, torch.zeros(1, 3, 112, 112), path, ["embedding"], axes)
     _fix_widths(path, (EMBEDDING,))
 
 
 def loaded(model: Model, weights: Path) -> Model:
     """The model in evaluation mode with these float16 weights as float32, BatchNorm folded into convolutions."""
-    state = {name: value.float() for name, value in load_file(weights).items()}
-    missing = [name for name in model.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name]
-    if missing:
-        raise ValueError(f"{weights.name} lacks {missing[:3]}")
-    return fold_norms(model.eval())
+    return fold_norms(load_float16(model, weights).eval())
 
 
 def fold_norms(model: Model) -> Model:
@@ -75,7 +71,10 @@ def _fix_widths(path: Path, widths: tuple[int, ...]) -> None:
     onnx.save(model, path)
 
 
-def _export(model: nn.Module, example: Tensor, path: Path, outputs: list[str], axes: dict[str, dict[int, str]]) -> None:
+def export_onnx(
+    model: nn.Module, example: Tensor, path: Path, outputs: list[str], axes: dict[str, dict[int, str]]
+) -> None:
+    """Write the model with the input `input.1`, as the published files call it; `axes` names those that vary."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         torch.onnx.export(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from miniature.album import Album, ImageArray
+from miniature import ImageArray
+from miniature.album import Album
 from miniature.detector import INPUT_MEAN, INPUT_STD, STRIDES, Detector, anchor_centres
 from miniature.faces import DATA, loaded
 from miniature.people_pictures import align

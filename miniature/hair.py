@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 
+from miniature import FloatArray
 from miniature.head import Light, Rays, dot, hit_skull, length, unit
 from miniature.people import Identity
-from miniature.plane import FloatArray
 
 
 def draw_hair(canvas: FloatArray, identity: Identity, rays: Rays, light: Light) -> None:

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from miniature import FloatArray
 from miniature.people import Colour, Identity
-from miniature.plane import HALF_HEIGHT, HALF_WIDTH, FloatArray, Plane
+from miniature.plane import HALF_HEIGHT, HALF_WIDTH, Plane
 from miniature.texture import Expression, mouth_corners, paint_face
 
 SKULL_DEPTH = 1.15

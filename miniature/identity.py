@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from instantid.models.sdxl import attention
 from instantid.models.sdxl.attention import FaceAttention, KeysValues
-from instantid.models.sdxl.face_tokens import Resampler
+from instantid.models.sdxl.resampler import Resampler
 from miniature.latents import time_ids
-from miniature.networks import make_identitynet, resampler_tensors
-from miniature.trained import load_base
+from miniature.networks import make_identitynet, resampler_shapes
+from miniature.trained import SIZES, load_base
 
 
 class Adapter(nn.Module):
@@ -18,7 +19,7 @@ class Adapter(nn.Module):
 
     def __init__(self, layers: list[Any], scale: float) -> None:
         super().__init__()
-        self.image_proj = Resampler(resampler_tensors(scale))
+        self.image_proj = Resampler(_untrained_resampler(scale))
         self.keys = nn.ModuleList(_copied(layer.to_k) for layer in layers)
         self.values = nn.ModuleList(_copied(layer.to_v) for layer in layers)
         self.heads = [layer.heads for layer in layers]
@@ -36,6 +37,17 @@ class Adapter(nn.Module):
         }
 
 
+def _untrained_resampler(scale: float) -> dict[str, Tensor]:
+    """Norms that change nothing and random matrices; `scale` is the usual size of one number of a raw embedding."""
+    tensors = {}
+    for name, shape in resampler_shapes(SIZES).items():
+        if len(shape) == 1:
+            tensors[name] = torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+        else:
+            tensors[name] = torch.randn(shape) * shape[-1] ** -0.5
+    return tensors | {"proj_in.weight": tensors["proj_in.weight"] / scale}
+
+
 def _copied(layer: Any) -> nn.Linear:
     made = nn.Linear(layer.in_features, layer.out_features, bias=False)
     made.load_state_dict(layer.state_dict())
@@ -49,7 +61,7 @@ class InstantID:
     def __init__(self, work: Path, scale: float, device: str) -> None:
         self.device = device
         self.unet, self.encoders = load_base(work / "base.pt")
-        self.identitynet = make_identitynet().to(device)
+        self.identitynet = make_identitynet(SIZES).to(device)
         _start_from(self.identitynet, self.unet)
         for module in (self.unet, *self.encoders):
             module.to(device).requires_grad_(False)

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
+from miniature import FloatArray, ImageArray
 from miniature.scenery import SCENERY, draw_scenery
 
-ImageArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 CANVAS = 1280
 BORDER, BANDS = 0.09, 8
 """Part of the side on the left and on the right that shows the place, and how many bands of the upper half."""

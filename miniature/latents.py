@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from miniature import SIZE
 from miniature.album import Album, make_album
-from miniature.networks import SCHEDULER, SIZE
 from miniature.tokenizer import make_tokenizer
-from miniature.trained import load_vae
+from miniature.trained import SIZES, VELOCITY_SCHEDULER, load_vae
 from miniature.training import first_alone
 
 NOBODY, EMPTY = "a person", ""
@@ -114,7 +114,7 @@ class Noise:
 
     def __init__(self, device: str, noisy: float = 0.0) -> None:
         """`noisy` is the share of rows whose timestep is drawn from NOISY only."""
-        self.scheduler = DDPMScheduler(**SCHEDULER)
+        self.scheduler = DDPMScheduler(**VELOCITY_SCHEDULER)
         self.device, self.noisy = device, noisy
         cumulative = self.scheduler.alphas_cumprod
         self.weights = (6 * (1 - cumulative)).clamp(max=1).to(device)
@@ -138,3 +138,18 @@ class Noise:
         if places is not None:
             wrong = wrong * places
         return (self.weights[timesteps] * wrong.mean((1, 2, 3))).mean()
+
+
+@torch.inference_mode()
+def sample(predict: Callable[[Tensor, Tensor], Tensor], rows: int, scale: float, device: str) -> Tensor:
+    """Latents painted in 20 steps. `predict` takes noisy latents of twice as many rows and a timestep, and gives their
+    velocities, first without a condition, then with it; `scale` is the guidance."""
+    scheduler = EulerDiscreteScheduler(**VELOCITY_SCHEDULER)
+    scheduler.set_timesteps(20)
+    noise = torch.randn((rows, SIZES.latent_channels, SIZE // 8, SIZE // 8), generator=torch.Generator().manual_seed(0))
+    latents = noise.to(device) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        noisy = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
+        away, towards = predict(noisy, timestep).chunk(2)
+        latents = scheduler.step(away + scale * (towards - away), timestep, latents).prev_sample
+    return latents

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from miniature import SIZE
 from miniature.faces import DATA, loaded
 from miniature.latents import Noise
-from miniature.networks import SIZE
 from miniature.people_pictures import SIDE, TEMPLATE, similarity
 from miniature.recogniser import Recogniser
 

@@ -6,7 +6,7 @@
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,16 @@ import numpy.typing as npt
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from instantid_client import InstantIDClient
+from miniature import ImageArray
 from miniature.album import Page, draw_page
-from miniature.judge import ImageArray, Judge, Seen, auc
+from miniature.drawing import as_png
+from miniature.judge import Judge, Seen, auc
 from miniature.people import random_identity
 from miniature.scenery import SCENERY
 
@@ -121,6 +124,9 @@ def measure(
     }
     with ThreadPoolExecutor(CALLERS) as pool:
         waiting = {name: [pool.submit(studio.paint, **plan) for plan in each] for name, each in plans.items()}
+        futures = [future for each in waiting.values() for future in each]
+        for _ in track(as_completed(futures), "painting", len(futures), console=Console(stderr=True)):
+            pass
         painted = {name: [future.result() for future in futures] for name, futures in waiting.items()}
     pairs = list(zip(painted.pop("first"), painted.pop("second"), strict=True))
     return Findings(sitters, pairs, painted, judge)
@@ -140,9 +146,9 @@ class Studio:
         place = SCENERY[(person + 3 * take) % len(SCENERY)]
         posed = self.sitters[(person + 1 + take) % len(self.sitters)].photos[take]
         result = self.client.generate(
-            [_png(self.sitters[person].photos[i].picture) for i in photos],
+            [as_png(self.sitters[person].photos[i].picture) for i in photos],
             f"a photo of a person, {CLOTHES[(person + take) % len(CLOTHES)]}, {place}",
-            pose_photo=_png(posed.picture),
+            pose_photo=as_png(posed.picture),
             width=SIDE,
             height=SIDE,
             num_inference_steps=self.steps,
@@ -160,12 +166,6 @@ def _sit(judge: Judge, person: int) -> Sitter:
     seen = [judge.look(page.picture) for page in pages[PHOTOS:]]
     mean = np.mean([face.embedding for face in seen if face], axis=0)
     return Sitter(pages[:PHOTOS], mean / np.linalg.norm(mean))
-
-
-def _png(picture: ImageArray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _cosines(one: Sequence[Painted], other: Sequence[Painted]) -> tuple[FloatArray, FloatArray]:

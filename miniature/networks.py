@@ -1,109 +1,162 @@
-"""The miniature's diffusion networks: SDXL's classes at a size that a CPU trains and serves."""
+"""The miniature's diffusion networks: SDXL's classes at the sizes that a caller chooses."""
 
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from miniature import sdxl
-from miniature.tokenizer import LENGTH, make_tokenizer
+from build_tools.convert import convert_adapter
+from instantid.contract import EMBEDDING_SIZE
+from miniature import SIZE
+from miniature.tokenizer import LENGTH, make_tokenizer, write_tokenizer
 
-SIZE, LATENT_CHANNELS = 128, 8
-SCHEDULER = {**sdxl.SCHEDULER, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
-"""SDXL's noise, but predicted as velocity (arXiv 2202.00512): of nearly pure noise a small network cannot tell the
-noise exactly enough to say what is under it."""
-TEXT_WIDTHS = (64, 64)
-CROSS_DIM, POOLED_DIM, TIME_DIM = sum(TEXT_WIDTHS), 64, 32
-QUERIES, RESAMPLER_DIM, RESAMPLER_INNER, RESAMPLER_DEPTH = 16, 128, 128, 2
-BLOCKS: dict[str, Any] = {
-    "in_channels": LATENT_CHANNELS,
-    "block_out_channels": (64, 128),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "layers_per_block": 1,
-    "attention_head_dim": (4, 8),
-    "transformer_layers_per_block": (1, 1),
-    "norm_num_groups": 8,
-    "use_linear_projection": True,
-    "cross_attention_dim": CROSS_DIM,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": TIME_DIM,
-    "projection_class_embeddings_input_dim": POOLED_DIM + 6 * TIME_DIM,
-}
+QUERIES = 16
+"""Face tokens of a person."""
+SDXL_FOLDERS = ("unet", "text_encoder", "text_encoder_2", "vae")
 
 
-def make_unet() -> UNet2DConditionModel:
+@dataclass(frozen=True)
+class Sizes:
+    """How large the networks of one set are; tuples hold a value for each level, from fine to coarse.
+
+    `depths` are the transformer layers of the levels, 0 for a level without attention. `expansion` is the width of
+    the resampler's hidden layers in its own width, `vae` what else its configuration says.
+    """
+
+    latent_channels: int
+    widths: tuple[int, ...]
+    heads: tuple[int, ...]
+    depths: tuple[int, ...]
+    groups: int
+    text_widths: tuple[int, int]
+    text_heads: int
+    resampler_dim: int
+    expansion: int
+    vae: Mapping[str, Any]
+    side: int = SIZE
+    layers: int = 1
+    pooled_dim: int = 64
+    time_dim: int = 32
+    landmark_widths: tuple[int, ...] = (8, 16, 32, 64)
+    resampler_inner: int = 128
+    resampler_layers: int = 2
+
+    @property
+    def cross_dim(self) -> int:
+        return sum(self.text_widths)
+
+
+def _blocks(sizes: Sizes) -> dict[str, Any]:
+    return {
+        "in_channels": sizes.latent_channels,
+        "block_out_channels": sizes.widths,
+        "down_block_types": tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in sizes.depths),
+        "layers_per_block": sizes.layers,
+        "attention_head_dim": sizes.heads,
+        "transformer_layers_per_block": tuple(max(depth, 1) for depth in sizes.depths),
+        "norm_num_groups": sizes.groups,
+        "use_linear_projection": True,
+        "cross_attention_dim": sizes.cross_dim,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": sizes.time_dim,
+        "projection_class_embeddings_input_dim": sizes.pooled_dim + 6 * sizes.time_dim,
+    }
+
+
+def make_unet(sizes: Sizes) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=SIZE // 8,
-        out_channels=LATENT_CHANNELS,
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        **BLOCKS,
+        sample_size=sizes.side // 8,
+        out_channels=sizes.latent_channels,
+        up_block_types=tuple("CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(sizes.depths)),
+        **_blocks(sizes),
     )
 
 
-def make_identitynet() -> ControlNetModel:
-    return ControlNetModel(conditioning_embedding_out_channels=(8, 16, 32, 64), **BLOCKS)
+def make_identitynet(sizes: Sizes) -> ControlNetModel:
+    return ControlNetModel(conditioning_embedding_out_channels=sizes.landmark_widths, **_blocks(sizes))
 
 
-def make_vae() -> AutoencoderKL:
+def make_vae(sizes: Sizes) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(16, 32, 64, 64),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=1,
-        sample_size=SIZE,
-        mid_block_add_attention=False,
+        layers_per_block=sizes.layers,
+        latent_channels=sizes.latent_channels,
+        sample_size=sizes.side,
+        **sizes.vae,
     )
 
 
-def make_text_encoders() -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    first, second = (_text_config(i) for i in range(2))
+def make_text_encoders(sizes: Sizes) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    tokenizer = make_tokenizer()
+    first, second = (
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=3,
+            num_attention_heads=sizes.text_heads,
+            max_position_embeddings=LENGTH,
+            projection_dim=sizes.pooled_dim,
+            hidden_act=activation,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        for width, activation in zip(sizes.text_widths, ("quick_gelu", "gelu"), strict=True)
+    )
     return CLIPTextModel(first), CLIPTextModelWithProjection(second)
 
 
-def resampler_tensors(scale: float) -> dict[str, torch.Tensor]:
-    """Untrained weights of InstantID's resampler; `scale` is the usual size of one number of a raw embedding."""
-    dim, inner = RESAMPLER_DIM, RESAMPLER_INNER
-    tensors = {
-        "latents": torch.randn(1, QUERIES, dim) * dim**-0.5,
-        "proj_in.weight": torch.randn(dim, 512) * 512**-0.5 / scale,
-        "proj_in.bias": torch.zeros(dim),
-        "proj_out.weight": torch.randn(CROSS_DIM, dim) * dim**-0.5,
-        "proj_out.bias": torch.zeros(CROSS_DIM),
-        **_norm("norm_out", CROSS_DIM),
-    }
-    for i in range(RESAMPLER_DEPTH):
+def resampler_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Shapes of InstantID's resampler by name, as `ip-adapter.bin` has them."""
+    dim, inner, hidden = sizes.resampler_dim, sizes.resampler_inner, sizes.expansion * sizes.resampler_dim
+    shapes: dict[str, tuple[int, ...]] = {"latents": (1, QUERIES, dim)}
+    shapes |= _with_bias("proj_in", dim, EMBEDDING_SIZE) | _with_bias("proj_out", sizes.cross_dim, dim)
+    shapes |= _with_bias("norm_out", sizes.cross_dim)
+    for i in range(sizes.resampler_layers):
         attention, feed_forward = f"layers.{i}.0", f"layers.{i}.1"
-        tensors |= _norm(f"{attention}.norm1", dim) | _norm(f"{attention}.norm2", dim) | _norm(f"{feed_forward}.0", dim)
-        for name, shape in {
-            f"{attention}.to_q": (inner, dim),
-            f"{attention}.to_kv": (2 * inner, dim),
-            f"{attention}.to_out": (dim, inner),
-            f"{feed_forward}.1": (2 * dim, dim),
-            f"{feed_forward}.3": (dim, 2 * dim),
-        }.items():
-            tensors[f"{name}.weight"] = torch.randn(shape) * shape[1] ** -0.5
-    return tensors
+        for norm in (f"{attention}.norm1", f"{attention}.norm2", f"{feed_forward}.0"):
+            shapes |= _with_bias(norm, dim)
+        shapes |= {f"{attention}.to_q.weight": (inner, dim), f"{attention}.to_kv.weight": (2 * inner, dim)}
+        shapes |= {f"{attention}.to_out.weight": (dim, inner)}
+        shapes |= {f"{feed_forward}.1.weight": (hidden, dim), f"{feed_forward}.3.weight": (dim, hidden)}
+    return shapes
 
 
-def _norm(name: str, width: int) -> dict[str, torch.Tensor]:
-    return {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+def _with_bias(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-def _text_config(index: int) -> CLIPTextConfig:
-    tokenizer = make_tokenizer()
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTHS[index],
-        intermediate_size=2 * TEXT_WIDTHS[index],
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=LENGTH,
-        projection_dim=POOLED_DIM,
-        hidden_act=("quick_gelu", "gelu")[index],
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+def attention_shapes(unet: UNet2DConditionModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the adapter's keys and values by name, as `ip-adapter.bin` has them, for each cross attention."""
+    layers = [name.removesuffix(".processor") for name in unet.attn_processors if ".attn2." in name]
+    return {
+        f"{2 * i + 1}.to_{kind}_ip.weight": tuple(unet.get_submodule(f"{layer}.to_{kind}").weight.shape)
+        for i, layer in enumerate(layers)
+        for kind in "kv"
+    }
+
+
+def save_sdxl(folder: Path, networks: Sequence[nn.Module], scheduler: Mapping[str, Any]) -> None:
+    """Write a diffusers SDXL folder from UNet, text encoders and VAE, with tokenizers and scheduler."""
+    for name, network in zip(SDXL_FOLDERS, networks, strict=True):
+        network.save_pretrained(folder / name)
+    for name in ("tokenizer", "tokenizer_2"):
+        write_tokenizer(folder / name)
+    EulerDiscreteScheduler(**scheduler).save_pretrained(folder / "scheduler")
+
+
+def save_adapter(folder: Path, image_proj: Mapping[str, Tensor], ip_adapter: Mapping[str, Tensor]) -> None:
+    """Write `ip-adapter.safetensors`, converted from the published file's form by the tool that converts that one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        published = Path(name) / "ip-adapter.bin"
+        torch.save({"image_proj": dict(image_proj), "ip_adapter": dict(ip_adapter)}, published)
+        convert_adapter(published, folder / "ip-adapter.safetensors")

@@ -1,7 +1,7 @@
-"""Procedural portraits with exact annotations: the training and test pictures of the miniature networks.
+"""Draws a person into a picture, with exact annotations: training and test pictures of the miniature networks.
 
-A person (`people.Identity`) and a scene (`Scene`) are separate, so that one person can be drawn in many
-pictures. Equal arguments give equal pictures.
+Who it is (`people.Identity`) and how it looks in one picture (`Appearance`) are separate, so that one person can be
+drawn in many pictures. Equal arguments give equal pictures.
 """
 
 from dataclasses import dataclass, replace
@@ -10,15 +10,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from miniature.backgrounds import BACKGROUNDS, random_background
+from miniature import ImageArray
 from miniature.body import CLOTHES, Clothes, draw_behind, draw_body, draw_ears, draw_glasses
 from miniature.hair import draw_hair
 from miniature.head import Light, Pose, View, cast_rays, draw_face, face_box, landmarks
 from miniature.people import Colour, Identity
-from miniature.styles import STYLES, apply_style, to_bytes
+from miniature.styles import to_bytes
 from miniature.texture import Expression
 
-ImageArray = npt.NDArray[np.uint8]
 _SMALLEST_SCALE = 14.0
 
 CLOTHES_COLOURS: dict[str, Colour] = {
@@ -45,33 +44,12 @@ class Appearance:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A picture of one person: `centre` and `scale` (half the face's width) are fractions of the side."""
-
-    appearance: Appearance
-    background: str
-    background_seed: int
-    style: str
-    centre: tuple[float, float]
-    scale: float
-
-
-@dataclass(frozen=True)
 class Face:
     """Pixels: `box` `[4]` (x0, y0, x1, y1), forehead to chin and ear to ear; `landmarks` `[5, 2]` (x, y):
     image-left eye, image-right eye, nose tip, image-left mouth corner, image-right mouth corner."""
 
     box: npt.NDArray[np.float32]
     landmarks: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """`picture` is `[size, size, 3]` uint8 RGB."""
-
-    picture: ImageArray
-    face: Face
-    caption: str
 
 
 def random_appearance(rng: np.random.Generator, widest_yaw: float = 40.0) -> Appearance:
@@ -89,31 +67,6 @@ def random_appearance(rng: np.random.Generator, widest_yaw: float = 40.0) -> App
     light = Light(direction, float(rng.uniform(0.3, 0.75)), (1 + warmth, 1.0, 1 - warmth))
     name = str(rng.choice(list(CLOTHES_COLOURS)))
     return Appearance(pose, expression, light, Clothes(str(rng.choice(CLOTHES)), name, CLOTHES_COLOURS[name]))
-
-
-def random_scene(seed: int, style: str | None = None) -> Scene:
-    """A scene for one person with a face of 35 to 60 % of the side; `style` as in `STYLES`, random by default."""
-    rng = np.random.default_rng([seed, 0x5CE])
-    scale = float(rng.uniform(0.17, 0.30))
-    return Scene(
-        appearance=random_appearance(rng),
-        background=str(rng.choice(BACKGROUNDS)),
-        background_seed=int(rng.integers(2**31)),
-        style=style or str(rng.choice(STYLES, p=(0.6, 0.1, 0.1, 0.1, 0.1))),
-        centre=(float(rng.uniform(0.42, 0.58)), float(rng.uniform(0.38, 0.50))),
-        scale=scale,
-    )
-
-
-def paint(identity: Identity, scene: Scene, size: int) -> Portrait:
-    """The square portrait of `size` pixels a side, with its box, landmarks and caption."""
-    rng = np.random.default_rng(scene.background_seed)
-    picture = random_background(scene.background, size, size, rng)
-    if scene.background in ("photo", "clutter"):
-        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.012 * size), np.uint8)
-    view = View((scene.centre[0] * size, scene.centre[1] * size), scene.scale * size, scene.appearance.pose)
-    face = draw_person(picture, identity, scene.appearance, view)
-    return Portrait(apply_style(picture, scene.style), face, describe(identity, scene))
 
 
 def draw_person(picture: ImageArray, identity: Identity, appearance: Appearance, view: View) -> Face:
@@ -161,20 +114,3 @@ def _draw_layers(
         draw_glasses(glasses, identity, view, corner)
         head[:] = glasses
     return to_bytes(canvas * 255 + 0.5)
-
-
-def describe(identity: Identity, scene: Scene) -> str:
-    """A caption that names what can be seen and nothing of who it is drawn from."""
-    hair = identity.hair
-    head = "bald" if hair.style == "bald" else f"with {hair.style} {hair.colour_name} hair"
-    parts = [f"a {scene.style} of a {identity.skin_name}-skinned person {head}"]
-    if identity.beard != "none":
-        parts.append(f"a {identity.beard}" if identity.beard != "stubble" else "stubble")
-    if identity.glasses != "none":
-        parts.append(f"{identity.glasses} glasses")
-    if scene.appearance.expression.smile > 0.4:
-        parts.append("smiling")
-    clothes = scene.appearance.clothes
-    parts.append(f"a {clothes.colour_name} {clothes.kind}")
-    parts.append(f"{scene.background} background")
-    return ", ".join(parts)

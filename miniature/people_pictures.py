@@ -4,20 +4,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from build_tools.face_graph.alignment import TEMPLATE
+from miniature import ImageArray
 from miniature.backgrounds import BACKGROUNDS, random_background
 from miniature.head import Pose, View
 from miniature.painter import draw_person, random_appearance
 from miniature.people import random_identity
 from miniature.styles import degrade
 
-ImageArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 SIDE = 112
-TEMPLATE = np.array(
-    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)],
-    np.float64,
-)
-"""ArcFace's template: where the five landmarks lie in the 112x112 crop (x, y)."""
 
 
 def aligned_picture(person: int, shot: int, jitter: float = 1.5) -> ImageArray:

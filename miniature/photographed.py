@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import skimage.data
 
+from miniature import FloatArray, ImageArray
 from miniature.people import Colour
 
-ImageArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 SIDE = 25
 LANDMARKS = np.array([(6.1, 8.7), (15.1, 8.1), (10.7, 13.9), (7.2, 17.6), (15.6, 17.3)], np.float32)
 BOX = np.array((1.9, 1.2, 20.3, 24.2), np.float32)

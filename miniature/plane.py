@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from miniature.people import Colour
 
-FloatArray = npt.NDArray[np.float32]
 HALF_WIDTH = 1.25
 HALF_HEIGHT = 1.65
 _SHIFT = 5

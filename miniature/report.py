@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
+from miniature import ImageArray
 from miniature.album import draw_page
-from miniature.judge import CANVAS, ImageArray, Judge, auc
-from miniature.painter import paint, random_scene
+from miniature.judge import CANVAS, Judge, auc
 from miniature.people import random_identity
 
 FIRST = 90000
@@ -70,7 +70,7 @@ def draw_curves(work: Path, path: Path) -> None:
 
 def draw_found(judge: Judge, path: Path, side: int = 320) -> None:
     """Boxes found in the astronaut's and the group's photo and in four drawn pictures."""
-    drawn = [paint(random_identity(seed), random_scene(seed), side).picture for seed in range(FIRST, FIRST + 4)]
+    drawn = [draw_page(random_identity(seed), seed, side).picture for seed in range(FIRST, FIRST + 4)]
     panels = []
     for picture in (skimage.data.astronaut(), group_photo(), *drawn):
         image = Image.fromarray(picture)

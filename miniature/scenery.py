@@ -4,13 +4,10 @@ from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from miniature import FloatArray, ImageArray
 from miniature.people import Colour
 from miniature.styles import to_bytes
-
-ImageArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 
 SKY, SEA, SAND, SNOW = (0.55, 0.78, 0.95), (0.10, 0.42, 0.62), (0.90, 0.80, 0.55), (0.93, 0.95, 0.98)
 

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-ImageArray = npt.NDArray[np.uint8]
+from miniature import ImageArray
+
 STYLES = ("photo", "black and white photo", "pencil drawing", "oil painting", "pop art")
 
 

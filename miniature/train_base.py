@@ -5,19 +5,19 @@ own. Captions name the person's looks seven times in ten, and nothing at all one
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from diffusers import EulerDiscreteScheduler
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, time_ids
-from miniature.networks import LATENT_CHANNELS, SCHEDULER, make_text_encoders, make_unet
+from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, sample, time_ids
+from miniature.networks import make_text_encoders, make_unet
 from miniature.scenery import SCENERY
-from miniature.training import Trainer, grid, join_others, own_share, to_pictures
+from miniature.trained import SIZES
+from miniature.training import Trainer, grid, join_others, make_optimizers, own_share, to_pictures
 
 NAMED, DROPPED = 0.7, 0.1
 
@@ -29,13 +29,11 @@ def main(
     rate: float = 8e-4,
     people: int = 3200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: int = 1,
 ) -> None:
-    torch.set_num_threads(threads)
     torch.manual_seed(1)
     join_others()
     data, captions, noise = encode_album(work, people, device), Captions(), Noise(device)
-    unet, encoders = make_unet().to(device), make_text_encoders()
+    unet, encoders = make_unet(SIZES).to(device), make_text_encoders(SIZES)
     modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": encoders[0], "text_encoder_2": encoders[1]}
     for encoder in encoders:
         encoder.to(device)
@@ -63,28 +61,14 @@ def main(
     def sheet() -> np.ndarray:
         texts = [f"a photo of {data.album.people[i]}, blue suit, {place}" for i, place in enumerate(SCENERY)]
         texts += [f"a photo of a person, smiling, red crew neck, {place}" for place in SCENERY]
-        latents = sample(unet, encode_text(encoders, captions([*texts, EMPTY], device)), len(texts), device)
+        tokens, pooled = encode_text(encoders, captions([EMPTY] * len(texts) + texts, device))
+        added = {"text_embeds": pooled, "time_ids": time_ids(2 * len(texts), device)}
+        latents = sample(lambda *noisy: unet(*noisy, tokens, added_cond_kwargs=added).sample, len(texts), 4.0, device)
         painted = to_pictures(data.vae.decode(latents / data.vae.config.scaling_factor).sample)
         return grid([painted[: len(SCENERY)], painted[len(SCENERY) :]])
 
-    Trainer(work, "base", modules, loss, steps=steps, rate=rate, decay=0.998).run(sheet)
-
-
-def sample(
-    unet: Any, text: tuple[Tensor, Tensor], rows: int, device: str, steps: int = 20, scale: float = 4.0
-) -> Tensor:
-    """Latents of `rows` captions, whose encodings come first in `text`; the last one is the empty caption's."""
-    scheduler = EulerDiscreteScheduler(**SCHEDULER)
-    scheduler.set_timesteps(steps)
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn((rows, LATENT_CHANNELS, 16, 16), generator=generator).to(device) * scheduler.init_noise_sigma
-    tokens, pooled = (torch.cat([part[-1:].expand(rows, *part.shape[1:]), part[:rows]]) for part in text)
-    added = {"text_embeds": pooled, "time_ids": time_ids(2 * rows, device)}
-    for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-        away, towards = unet(scaled, timestep, tokens, added_cond_kwargs=added).sample.chunk(2)
-        latents = scheduler.step(away + scale * (towards - away), timestep, latents, generator=generator).prev_sample
-    return latents
+    optimizers = make_optimizers(modules, rate)
+    Trainer(work, "base", modules, loss, optimizers=optimizers, steps=steps, decay=0.998).run(sheet)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,17 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 from torch.nn import functional
 
 from instantid.faces.landmark_picture import draw_landmarks
+from miniature import SIZE
 from miniature.album import Album, face_places
 from miniature.findings import face_networks, find_faces
 from miniature.identity import InstantID
-from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, keep
+from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, keep, sample
 from miniature.likeness import Likeness
-from miniature.networks import LATENT_CHANNELS, SCHEDULER, SIZE
-from miniature.training import Trainer, first_alone, grid, join_others, own_share, to_pictures
+from miniature.training import Trainer, first_alone, grid, join_others, make_optimizers, own_share, to_pictures
 from miniature.words import begin_with_words
 
 TEXT_DROPPED, FACE_DROPPED = (0.0, 0.22), (0.02, 0.24)
@@ -86,19 +85,16 @@ class Task:
     @torch.inference_mode()
     def sheet(self, people: int = 8) -> np.ndarray:
         """For some people: a photo, another one, and what is painted from that face and those landmarks."""
-        scheduler = EulerDiscreteScheduler(**SCHEDULER)
-        scheduler.set_timesteps(20)
-        noise = torch.randn((people, LATENT_CHANNELS, 16, 16), generator=torch.Generator().manual_seed(0))
-        latents = noise.to(self.device) * scheduler.init_noise_sigma
         texts = [EMPTY] * people + ["a photo of a person, blue suit, sunset"] * people
         text = encode_text(self.model.encoders, self.captions(texts, self.device))
         faces, landmarks = self.embeddings[:people, 0].to(self.device), self._draw(self.marks[:people, 1])
         faces, landmarks = torch.cat([torch.zeros_like(faces), faces]), torch.cat([landmarks, landmarks])
         scales = (torch.full((1, 1, 1, 1), SCALE, device=self.device),) * 2
-        for timestep in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-            away, towards = self.model.predict(scaled, timestep, text, (faces, faces), landmarks, scales).chunk(2)
-            latents = scheduler.step(away + GUIDANCE * (towards - away), timestep, latents).prev_sample
+
+        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+            return self.model.predict(noisy, timestep, text, (faces, faces), landmarks, scales)
+
+        latents = sample(predict, people, GUIDANCE, self.device)
         vae, pictures = self.data.vae, self.data.album.pictures[:people]
         painted = to_pictures(vae.decode(latents / vae.config.scaling_factor).sample)
         return grid([pictures[:, 0], pictures[:, 1], painted])
@@ -117,9 +113,7 @@ def main(
     rate: float = 6e-4,
     people: int = 3200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: int = 1,
 ) -> None:
-    torch.set_num_threads(threads)
     torch.manual_seed(2)
     join_others()
     task = Task(work, people, batch, device)
@@ -130,8 +124,8 @@ def main(
         )
         print(f"face tokens begin with {1 - left:.0%} of what captions say")
     modules = {"identitynet": model.identitynet, "adapter": model.adapter}
-    faster = {"adapter": 3.0}
-    Trainer(work, "identity", modules, task.loss, steps=steps, rate=rate, decay=0.998, faster=faster).run(task.sheet)
+    optimizers = make_optimizers(modules, rate, adapter=3.0)
+    Trainer(work, "identity", modules, task.loss, optimizers=optimizers, steps=steps, decay=0.998).run(task.sheet)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from miniature import SIZE
 from miniature.album import face_places, make_album
 from miniature.faces import DATA, loaded
-from miniature.networks import LATENT_CHANNELS, SIZE, make_vae
+from miniature.networks import make_vae
 from miniature.recogniser import Recogniser
-from miniature.trained import load_vae
-from miniature.training import Trainer, grid, to_pictures
+from miniature.trained import SIZES, load_vae
+from miniature.training import Trainer, grid, make_optimizers, to_pictures
 
 CROP, CROPPED, KL = 64, 0.6, 2e-6
 """Side of the crops, part of the training with them, and the weight of KL."""
@@ -38,12 +39,10 @@ def main(
     rate: float = 2e-3,
     people: int = 3200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: int = 1,
     fresh: Annotated[bool, typer.Option(help="Begin from nothing.")] = False,
 ) -> None:
-    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    album = make_album(work, people, workers=2)
+    album = make_album(work, people)
     pictures, marks = album.pictures.reshape(-1, SIZE, SIZE, 3), torch.from_numpy(album.landmarks).reshape(-1, 5, 2)
     vae = _fresh() if fresh else load_vae().requires_grad_(True).train()
     vae.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -68,12 +67,13 @@ def main(
         pixels = _pixels(pictures[:: len(pictures) // 10][:10]).to(device)
         return grid([to_pictures(pixels), to_pictures(vae.decode(vae.encode(pixels).latent_dist.mode()).sample)])
 
-    Trainer(work, "vae", {"vae": vae}, loss, steps=steps, rate=rate, decay=0.99).run(sheet)
+    optimizers = make_optimizers({"vae": vae}, rate)
+    Trainer(work, "vae", {"vae": vae}, loss, optimizers=optimizers, steps=steps, decay=0.99).run(sheet)
 
 
 def _fresh() -> nn.Module:
-    vae = make_vae()
-    nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], SURE)
+    vae = make_vae(SIZES)
+    nn.init.constant_(vae.quant_conv.bias[SIZES.latent_channels :], SURE)
     return vae
 
 

@@ -1,25 +1,38 @@
 """The miniature's trained diffusion networks, from the float16 files that ship: as modules, and as published files."""
 
-import tempfile
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from build_tools.convert import convert_adapter
+from miniature import networks, sdxl
 from miniature.faces import DATA, loaded
-from miniature.networks import SCHEDULER, make_identitynet, make_text_encoders, make_unet, make_vae
-from miniature.tokenizer import write_tokenizer
+from miniature.networks import Sizes
 from miniature.training import load_averaged
 
-BASE = ("unet", "text_encoder", "text_encoder_2")
+SIZES = Sizes(
+    latent_channels=8,
+    widths=(64, 128),
+    heads=(4, 8),
+    depths=(0, 1),
+    groups=8,
+    text_widths=(64, 64),
+    text_heads=4,
+    resampler_dim=128,
+    expansion=2,
+    vae={"block_out_channels": (16, 32, 64, 64), "norm_num_groups": 1, "mid_block_add_attention": False},
+)
+VELOCITY_SCHEDULER = {**sdxl.SCHEDULER, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+"""SDXL's noise, but predicted as velocity (arXiv 2202.00512): of nearly pure noise a small network cannot tell the
+noise exactly enough to say what is under it."""
+BASE = networks.SDXL_FOLDERS[:-1]
 
 
 def load_vae(checkpoint: Path | None = None) -> AutoencoderKL:
     """Frozen; of the training whose checkpoint this is, or where there is none the one that ships."""
-    vae = make_vae().requires_grad_(False).eval()
+    vae = networks.make_vae(SIZES).requires_grad_(False).eval()
     if checkpoint and checkpoint.exists():
         load_averaged(checkpoint, {"vae": vae})
         return vae
@@ -28,40 +41,32 @@ def load_vae(checkpoint: Path | None = None) -> AutoencoderKL:
     return loaded(vae, DATA / "vae.safetensors")
 
 
-def load_base(checkpoint: Path | None = None) -> tuple[UNet2DConditionModel, tuple[torch.nn.Module, torch.nn.Module]]:
+def load_base(checkpoint: Path | None = None) -> tuple[UNet2DConditionModel, tuple[nn.Module, nn.Module]]:
     """UNet and text encoders, of the training whose checkpoint this is, or where there is none those that ship."""
-    networks = dict(zip(BASE, (make_unet(), *make_text_encoders()), strict=True))
+    parts = dict(zip(BASE, (networks.make_unet(SIZES), *networks.make_text_encoders(SIZES)), strict=True))
     if checkpoint and checkpoint.exists():
-        load_averaged(checkpoint, networks)
+        load_averaged(checkpoint, parts)
     else:
-        networks = {name: loaded(network, DATA / f"{name}.safetensors") for name, network in networks.items()}
-    unet, *encoders = networks.values()
+        parts = {name: loaded(network, DATA / f"{name}.safetensors") for name, network in parts.items()}
+    unet, *encoders = parts.values()
     return unet, tuple(encoders)
 
 
 def write_sdxl(folder: Path) -> None:
     """A diffusers SDXL folder: UNet, VAE, both text encoders and tokenizers, scheduler."""
     unet, encoders = load_base()
-    for name, network in zip((*BASE, "vae"), (unet, *encoders, load_vae()), strict=True):
-        network.save_pretrained(folder / name)
-    for name in ("tokenizer", "tokenizer_2"):
-        write_tokenizer(folder / name)
-    EulerDiscreteScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+    networks.save_sdxl(folder, (unet, *encoders, load_vae()), VELOCITY_SCHEDULER)
 
 
 def write_identitynet(folder: Path) -> None:
     """A diffusers ControlNetModel folder."""
-    loaded(make_identitynet(), DATA / "identitynet.safetensors").save_pretrained(folder)
+    loaded(networks.make_identitynet(SIZES), DATA / "identitynet.safetensors").save_pretrained(folder)
 
 
 def write_adapter(folder: Path) -> None:
-    """`ip-adapter.safetensors`, converted from the published file's form by the tool that converts that one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    """`ip-adapter.safetensors`."""
+    parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
     for name, tensor in load_file(DATA / "adapter.safetensors").items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
-    with tempfile.TemporaryDirectory() as name:
-        published = Path(name) / "ip-adapter.bin"
-        torch.save(parts, published)
-        convert_adapter(published, folder / "ip-adapter.safetensors")
+    networks.save_adapter(folder, **parts)

@@ -3,16 +3,16 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from miniature.muon import Muon, takes
 
 EVERY, SHEET_EVERY = 250, 1000
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def join_others() -> None:
@@ -50,11 +51,11 @@ def own_share() -> slice:
 
 
 class Trainer:
-    """Muon and, for what it is not for, AdamW; warm-up and cosine decay; an exponential average of the weights.
+    """Warm-up and cosine decay of the learning rates; checkpoints; an exponential average of weights and statistics.
 
-    `modules` are trained; `loss` gives the loss of step number i, with all randomness drawn from torch's CPU generator,
-    so that a training which goes on from its checkpoint, with the same `steps`, is the one that was never interrupted.
-    `faster` multiplies the rate of some modules.
+    `modules` are trained; `loss` gives the loss of step number i, with all randomness drawn from torch's CPU generator
+    or from i, so that a training which goes on from its checkpoint, with the same `steps`, is the one that was never
+    interrupted.
     """
 
     def __init__(
@@ -64,29 +65,34 @@ class Trainer:
         modules: Mapping[str, nn.Module],
         loss: Callable[[int], Tensor],
         *,
+        optimizers: Sequence[torch.optim.Optimizer],
         steps: int,
-        rate: float,
         decay: float = 0.995,
-        faster: Mapping[str, float] = {},
+        clip: float = 1.0,
     ) -> None:
         self.path = folder / f"{name}.pt"
         self.name, self.modules, self.loss = name, modules, loss
-        self.steps, self.step, self.decay = steps, 0, decay
+        self.steps, self.step, self.decay, self.clip = steps, 0, decay, clip
         self.parameters = {
             f"{part}.{key}": value
             for part, module in modules.items()
             for key, value in module.named_parameters()
             if value.requires_grad
         }
-        self.average = {key: value.detach().clone() for key, value in self.parameters.items()}
-        rates = {part: rate * faster.get(part, 1.0) for part in modules}
-        self.optimizers = make_optimizers(modules, rates)
+        self.kept = self.parameters | {
+            f"{part}.{key}": value
+            for part, module in modules.items()
+            for key, value in module.named_buffers()
+            if "running" in key
+        }
+        self.average = {key: value.detach().clone() for key, value in self.kept.items()}
+        self.optimizers = optimizers
         self.schedules = [torch.optim.lr_scheduler.LambdaLR(each, self._rate) for each in self.optimizers]
         self.curve: list[tuple[int, float]] = []
         if self.path.exists():
             self._load()
 
-    def run(self, sheet: Callable[[], npt.NDArray[np.uint8]]) -> None:
+    def run(self, sheet: Callable[[], npt.NDArray[np.uint8]] | None = None) -> None:
         """Train to the last step; every EVERY steps a checkpoint and the curve, more seldom a sheet."""
         total, count = 0.0, 0
         quiet = not first()
@@ -101,13 +107,22 @@ class Trainer:
                     if quiet:
                         continue
                     self._save()
-                    if self.step % SHEET_EVERY == 0 or self.step == self.steps:
+                    if sheet and (self.step % SHEET_EVERY == 0 or self.step == self.steps):
                         with self.averaged():
                             Image.fromarray(sheet()).save(self.path.with_suffix(".png"))
 
-    def averaged(self) -> "Averaged":
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
         """A context in which the modules have their averaged weights."""
-        return Averaged(self)
+        self._swap()
+        yield
+        self._swap()
+
+    def _swap(self) -> None:
+        for key, value in self.kept.items():
+            before = value.detach().clone()
+            value.data.copy_(self.average[key])
+            self.average[key] = before
 
     def _rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / 200)
@@ -120,12 +135,12 @@ class Trainer:
             loss = self.loss(self.step)
             loss.backward()
         told = self._agree(float(loss.detach()))
-        nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         for part in (*self.optimizers, *self.schedules):
             part.step()
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        for key, value in self.parameters.items():
+        for key, value in self.kept.items():
             self.average[key].lerp_(value.detach(), 1 - decay)
         return told
 
@@ -174,39 +189,16 @@ class Trainer:
         torch.set_rng_state(state["random"])
 
 
-def make_optimizers(modules: Mapping[str, nn.Module], rates: Mapping[str, float]) -> list[torch.optim.Optimizer]:
-    """Muon for the weights that it is for, AdamW for all others; `rates` are the modules' rates of learning."""
+def make_optimizers(modules: Mapping[str, nn.Module], rate: float, **faster: float) -> list[torch.optim.Optimizer]:
+    """Muon for the weights that it is for, AdamW for all others; `faster` multiplies the rate of some modules."""
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for part, module in modules.items():
-        taken = takes(module)
+        taken, own_rate = takes(module), rate * faster.get(part, 1.0)
         trained = [value for value in module.parameters() if value.requires_grad]
-        matrices.append({"params": [value for value in trained if value in taken], "lr": rates[part]})
-        others.append({"params": [value for value in trained if value not in taken], "lr": rates[part]})
+        matrices.append({"params": [value for value in trained if value in taken], "lr": own_rate})
+        others.append({"params": [value for value in trained if value not in taken], "lr": own_rate})
     return [Muon(matrices, 1e-3), torch.optim.AdamW(others, weight_decay=1e-3)]
-
-
-def note_loss(path: Path, step: int, loss: float) -> None:
-    """Add a point to the curve in this file; points of a later step, from a training that was cut off, go."""
-    curve = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([point for point in curve if point[0] < step] + [[step, loss]]))
-
-
-class Averaged:
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
-
-    def _swap(self) -> None:
-        for key, value in self.trainer.parameters.items():
-            kept = value.detach().clone()
-            value.data.copy_(self.trainer.average[key])
-            self.trainer.average[key] = kept
 
 
 def load_averaged(path: Path, modules: Mapping[str, nn.Module]) -> None:
@@ -219,9 +211,18 @@ def load_averaged(path: Path, modules: Mapping[str, nn.Module]) -> None:
 
 
 def write_float16(tensors: Mapping[str, Tensor], path: Path, **notes: float) -> None:
-    """As safetensors, with notes in the file's header."""
-    halves = {name: value.half().contiguous() for name, value in tensors.items()}
+    """Floats as safetensors, with notes in the file's header."""
+    halves = {name: value.half().contiguous() for name, value in tensors.items() if value.is_floating_point()}
     save_file(halves, path, metadata={name: str(value) for name, value in notes.items()})
+
+
+def load_float16(module: Module, path: Path) -> Module:
+    """The module with the weights that `write_float16` wrote; raises ValueError if the file lacks some."""
+    state = {name: value.float() for name, value in load_file(path).items()}
+    missing = [name for name in module.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name]
+    if missing:
+        raise ValueError(f"{path.name} lacks {missing[:3]}")
+    return module
 
 
 def grid(rows: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:

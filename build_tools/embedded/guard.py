@@ -4,6 +4,7 @@ It starts tritonserver, starts it again if it is told to, and ends it, its stubs
 signalled or when the process that wanted the server is gone, however that one died.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -17,9 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import psutil
-
-from instantid.serving.heartbeat import server_folders
+from instantid.serving.board import server_folder
 
 POLL_SECONDS = 0.2
 EXIT_MARGIN_SECONDS = 10.0
@@ -85,24 +84,9 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _forget_instances(server: int) -> None:
-    """Remove what the instances of a server with this process id, this one or an earlier one, left behind."""
-    for folder in server_folders(server):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _kill_group(leader: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 @dataclass(slots=True)
@@ -110,7 +94,6 @@ class Guard:
     spec: GuardSpec
     state: State = field(default_factory=State)
     stopping: bool = False
-    stubs: dict[psutil.Process, str] = field(default_factory=dict)
 
     def run(self) -> int:
         """Exit code of the last tritonserver (128 + signal if one ended it)."""
@@ -125,13 +108,12 @@ class Guard:
                 return 128 - code if code < 0 else code
 
     def _run_once(self) -> int:
-        self.stubs.clear()
         with open(self.spec.log, "ab") as log:
             process = subprocess.Popen(
                 list(self.spec.command), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
-        _forget_instances(process.pid)
+        board = server_folder(process.pid)
         self._tell(pid=process.pid, ready=False, starts=self.state.starts + 1)
         try:
             self._watch(process)
@@ -140,16 +122,12 @@ class Guard:
             _kill_group(process.pid)
             process.wait()
             remove_shared_memory(self.spec.shm_prefix)
-            _forget_instances(process.pid)
+            shutil.rmtree(board, ignore_errors=True)
 
     def _watch(self, process: subprocess.Popen) -> None:
         while process.poll() is None and not self._must_stop():
             if not self.state.ready:
-                self._probe(process.pid)
-            elif lost := self._lost_stub():
-                self._log(f"the Python process of {lost} died; Triton does not start it again")
-                if self.spec.supervise:
-                    return
+                self._probe()
             time.sleep(POLL_SECONDS)
 
     def _end(self, process: subprocess.Popen) -> int:
@@ -161,24 +139,13 @@ class Guard:
             _kill_group(process.pid)
             return process.wait()
 
-    def _probe(self, server: int) -> None:
-        try:
+    def _probe(self) -> None:
+        """Triton lets every user read its regions, whatever the umask; before it is ready they hold no photo."""
+        with contextlib.suppress(OSError):
             socket.create_connection(self.spec.address, timeout=0.5).close()
-        except OSError:
-            return
-        try:
-            commands = {child: child.cmdline() for child in psutil.Process(server).children()}
-        except psutil.NoSuchProcess:
-            return
-        self.stubs = {stub: words[-2] for stub, words in commands.items() if len(words) > 1}
-        self._tell(ready=True)
-
-    def _lost_stub(self) -> str | None:
-        for stub, name in self.stubs.items():
-            if not _is_alive(stub):
-                del self.stubs[stub]
-                return name
-        return None
+            for region in SHARED_MEMORY.glob(f"{self.spec.shm_prefix}*"):
+                region.chmod(0o600)
+            self._tell(ready=True)
 
     def _must_stop(self) -> bool:
         self.stopping = self.stopping or os.getppid() != self.spec.parent
@@ -201,13 +168,15 @@ class Guard:
         return not self.stopping
 
     def _tell(self, **changes: int) -> None:
+        """Neither a state nor a log that cannot be written, on a full disk, ends the server."""
         for name, value in changes.items():
             setattr(self.state, name, value)
-        self.state.save(self.spec.state)
+        with contextlib.suppress(OSError):
+            self.state.save(self.spec.state)
 
     def _log(self, message: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with open(self.spec.log, "a") as log:
+        with contextlib.suppress(OSError), open(self.spec.log, "a") as log:
             log.write(f"{stamp} W {os.getpid()} guard] {message}\n")
 
     def _on_signal(self, number: int, frame: object) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from build_tools.embedded import onnxruntime_backend
 from build_tools.embedded.options import EmbeddedServerError, Ports, ServerOptions
 
+ADMINISTRATION = "model-repository,model-config,shared-memory,trace,logging,statistics"
 LIBPYTHON = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
 
 
@@ -68,8 +69,13 @@ def child_environment(extra: dict[str, str]) -> dict[str, str]:
     return environment
 
 
-def command_line(options: ServerOptions, ports: Ports, backends: Path, shm_prefix: str) -> list[str]:
-    """Arguments of tritonserver; `extra_args` come last, where they override."""
+def command_line(
+    options: ServerOptions, ports: Ports, backends: Path, shm_prefix: str, admin_key: str = ""
+) -> list[str]:
+    """Arguments of tritonserver; `extra_args` come last, where they override.
+
+    With a key, administration is closed to whoever does not send it; other users of the machine can see it in here.
+    """
     named = {
         "model-repository": options.repository.resolve(),
         "backend-directory": backends.resolve(),
@@ -83,5 +89,8 @@ def command_line(options: ServerOptions, ports: Ports, backends: Path, shm_prefi
     }
     if options.config_name:
         named["model-config-name"] = options.config_name
+    if admin_key:
+        flags = ("grpc-restricted-protocol", "http-restricted-api")
+        named |= dict.fromkeys(flags, f"{ADMINISTRATION}:admin-key={admin_key}")
     arguments = [f"--{name}={value}" for name, value in named.items()]
     return [str(server_binary()), *arguments, "--disable-auto-complete-config", *options.extra_args]

@@ -1,99 +1,82 @@
-"""An ONNX file run as Triton's stock onnxruntime backend would run it on the CPU."""
+"""An ONNX file run as Triton's stock onnxruntime backend would: as far as `face_analysis` needs it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from build_tools.embedded.onnx_config import (
-    Config,
-    ModelConfigError,
-    check_signature,
-    check_supported,
-    model_shape,
-    session_options,
-)
-
-Feed = dict[str, np.ndarray]
-DEFAULT_FILE_NAME = "model.onnx"
-Given = TypeVar("Given")
-Result = TypeVar("Result")
+Config = dict[str, Any]
+CUDA = "CUDAExecutionProvider"
+TYPES = {"TYPE_UINT8": "tensor(uint8)", "TYPE_INT64": "tensor(int64)", "TYPE_FP32": "tensor(float)"}
+ALGORITHM_SEARCHES = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
 
 
-@dataclass(frozen=True)
+class ModelConfigError(ValueError):
+    """The configuration does not fit the ONNX file, or this machine cannot run it as configured."""
+
+
 class OnnxModel:
-    session: ort.InferenceSession
-    config: Config
+    """One session; `device` is the number of a GPU, None for the CPU.
 
-    @classmethod
-    def load(cls, config: Config, folder: Path, instance_kind: str) -> "OnnxModel":
-        """Open the file in the version `folder`; raises ModelConfigError, naming the model, if it does not fit."""
+    Raises ModelConfigError, naming the model, if the file or the CUDA provider is not there, or if tensors differ.
+    """
+
+    def __init__(self, config: Config, folder: Path, device: int | None) -> None:
+        self._outputs = [tensor["name"] for tensor in config["output"]]
         try:
-            check_supported(config, instance_kind)
-            path = _model_path(config, folder)
-            session = ort.InferenceSession(str(path), session_options(config), ["CPUExecutionProvider"])
-            check_signature(config, session)
+            self._session = _open(config, folder, device)
+            _check_tensors("input", config["input"], self._session.get_inputs())
+            _check_tensors("output", config["output"], self._session.get_outputs())
         except ModelConfigError as error:
             raise ModelConfigError(f"unable to load model {config['name']!r}: {error}") from None
-        return cls(session, config)
 
-    def run(self, feeds: Sequence[Feed]) -> list[Feed | Exception]:
-        """Outputs, or the error, of each request.
-
-        Requests of a batching model share one run; if that run fails, each is run alone, so that only those at
-        fault get an error. Without batching each request is run alone.
-        """
-        if len(feeds) > 1 and self.config.get("max_batch_size", 0) > 0:
-            joined = _attempt(self._run_joined, feeds)
-            if not isinstance(joined, Exception):
-                return [*joined]
-        return [_attempt(self._run_one, feed) for feed in feeds]
-
-    def _run_joined(self, feeds: Sequence[Feed]) -> list[Feed]:
-        names = feeds[0].keys()
-        rows = [len(next(iter(feed.values()))) for feed in feeds]
-        joined = self._run_one({name: np.concatenate([feed[name] for feed in feeds]) for name in names})
-        bounds = np.cumsum(rows)[:-1]
-        parts = {name: np.split(array, bounds) for name, array in joined.items()}
-        return [{name: part[i] for name, part in parts.items()} for i in range(len(feeds))]
-
-    def _run_one(self, feed: Feed) -> Feed:
-        scalars = {node.name for node in self.session.get_inputs() if not model_shape(node)}
-        prepared = {name: _to_onnx(array.reshape(()) if name in scalars else array) for name, array in feed.items()}
-        names = [tensor["name"] for tensor in self.config["output"]]
-        arrays = self.session.run(names, prepared)
-        dims = (tensor["dims"] for tensor in self.config["output"])
-        return {
-            name: _to_triton(array.reshape([int(d) for d in shape]) if array.ndim == 0 else array)
-            for name, array, shape in zip(names, arrays, dims, strict=True)
-        }
+    def run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of one request by name; onnxruntime's own exceptions pass."""
+        arrays = self._session.run(self._outputs, feed)
+        return dict(zip(self._outputs, map(np.ascontiguousarray, arrays), strict=True))
 
 
-def _attempt(function: Callable[[Given], Result], argument: Given) -> Result | Exception:
-    try:
-        return function(argument)
-    except Exception as error:  # noqa: BLE001 - whatever onnxruntime raises is this request's answer
-        return error
-
-
-def _model_path(config: Config, folder: Path) -> Path:
-    name = config.get("default_model_filename") or DEFAULT_FILE_NAME
-    path = folder / (name if name.endswith(".onnx") else DEFAULT_FILE_NAME)
+def _open(config: Config, folder: Path, device: int | None) -> ort.InferenceSession:
+    path = folder / (config.get("default_model_filename") or "model.onnx")
     if not path.is_file():
         raise ModelConfigError(f"no ONNX file at {path}")
-    return path.resolve()
+    if int(config.get("max_batch_size", 0)):
+        raise ModelConfigError("max_batch_size must be 0: the embedded backend runs one request at a time")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = _parameter(config, "intra_op_thread_count")
+    if device is None:
+        return ort.InferenceSession(path.resolve(), options, ["CPUExecutionProvider"])
+    search = ALGORITHM_SEARCHES[_parameter(config, "cudnn_conv_algo_search")]
+    return _open_on_gpu(path.resolve(), options, {"device_id": device, "cudnn_conv_algo_search": search})
 
 
-def _to_onnx(array: np.ndarray) -> np.ndarray:
-    if array.dtype != np.object_:
-        return array
-    return np.array([item.decode() for item in array.ravel()], dtype=object).reshape(array.shape)
+def _open_on_gpu(path: Path, options: ort.SessionOptions, cuda: dict[str, Any]) -> ort.InferenceSession:
+    """onnxruntime goes on with the CPU, without an error, where CUDA cannot be loaded; this does not."""
+    if CUDA not in ort.get_available_providers():
+        raise ModelConfigError(
+            f"KIND_GPU, but this onnxruntime has no {CUDA}: install the extra `gpu` in place of `build`, "
+            "or use --model-config-name=cpu"
+        )
+    ort.preload_dlls()
+    session = ort.InferenceSession(path, options, [(CUDA, cuda), "CPUExecutionProvider"])
+    if CUDA not in session.get_providers():
+        raise ModelConfigError(f"onnxruntime could not load its {CUDA}; the log above says what is missing")
+    return session
 
 
-def _to_triton(array: np.ndarray) -> np.ndarray:
-    if array.dtype != np.object_:
-        return np.ascontiguousarray(array)
-    return np.array([str(item).encode() for item in array.ravel()], dtype=object).reshape(array.shape)
+def _parameter(config: Config, name: str) -> int:
+    return int(config.get("parameters", {}).get(name, {}).get("string_value", 0))
+
+
+def _check_tensors(side: str, configured: list[Config], nodes: list[ort.NodeArg]) -> None:
+    """Names, types and shapes, -1 for each dimension without a fixed size; outputs may be left out."""
+    model = {node.name: f"{node.type} {[d if isinstance(d, int) else -1 for d in node.shape]}" for node in nodes}
+    names = {tensor["name"] for tensor in configured}
+    if names - set(model) or (side == "input" and names != set(model)):
+        raise ModelConfigError(f"the configuration has {side}s {sorted(names)}, the file {sorted(model)}")
+    for tensor in configured:
+        name, kind = tensor["name"], TYPES.get(tensor["data_type"], tensor["data_type"])
+        says = f"{kind} {[int(dim) for dim in tensor['dims']]}"
+        if says != model[name]:
+            raise ModelConfigError(f"{side} {name!r}: the configuration says {says}, the file has {model[name]}")

@@ -29,7 +29,9 @@ class ServerOptions:
     `run_dir` receives the backend directory, the log and the state file; two running servers cannot share one.
     `exit_timeout` in seconds is how long requests in flight may take to finish when the server stops.
     `ready_model` is the model that must be ready before `start` returns; None waits for the whole server.
-    `supervise` starts a server again that ended by itself or lost a Python process, which Triton never does.
+    `host` is the address to listen on; on another than loopback, administration is closed by a key that is drawn.
+    `config_name` chooses configs/NAME.pbtxt of each model; empty takes config.pbtxt, which is for GPUs.
+    `supervise` starts a server again that ended by itself.
     `minimum_memory` is in bytes; less available memory than that is reported before the start.
     """
 

@@ -31,13 +31,13 @@ def serve_command(
     weights: Annotated[Path, typer.Option(help="Folder of one set of weights.")] = Path("weights/miniature"),
     repository: Annotated[Path, typer.Option(help="Model folders.")] = Path("model_repository"),
     run_dir: Annotated[Path, typer.Option(help="Receives repository, log and state.")] = Path("run"),
-    config_name: Annotated[str, typer.Option(help="configs/NAME.pbtxt of each model.")] = "cpu",
+    config_name: Annotated[str, typer.Option(help="configs/NAME.pbtxt of each model; empty for GPUs.")] = "cpu",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     first_port: Annotated[int, typer.Option(help="HTTP; gRPC and metrics take the next two.")] = 8000,
     supervise: Annotated[bool, typer.Option(help="Start a server again that ended by itself.")] = True,
     log_verbosity: Annotated[int, typer.Option(help="Triton's --log-verbose.", min=0)] = 0,
 ) -> None:
-    """Serve one set of weights in the foreground until Ctrl-C or SIGTERM."""
+    """Serve one set of weights in the foreground until Ctrl-C or SIGTERM; a second one waits for no request."""
     console = Console(stderr=True)
     ports = Ports(grpc=first_port + 1, http=first_port, metrics=first_port + 2)
     try:

@@ -2,10 +2,10 @@
 
 import contextlib
 import fcntl
+import ipaddress
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -55,6 +55,8 @@ class EmbeddedServer:
         self._progress = progress
         self._guard: subprocess.Popen | None = None
         self._lock: IO[str] | None = None
+        loopback = ipaddress.ip_address(socket.gethostbyname(options.host)).is_loopback
+        self._admin_key = "" if loopback else secrets.token_hex(32)
 
     def __enter__(self) -> "EmbeddedServer":
         if not self.is_running():
@@ -130,17 +132,29 @@ class EmbeddedServer:
         return code
 
     def stop(self) -> None:
-        """Let requests in flight finish within the exit timeout, then end every process of the server."""
-        if self._guard is not None and self._guard.poll() is None:
-            self._guard.send_signal(signal.SIGTERM)
-            try:
-                self._guard.wait(self.options.exit_timeout + 2 * EXIT_MARGIN_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._guard.kill()
-                self._guard.wait()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Let requests in flight finish within the exit timeout, then end every process of the server.
+
+        KeyboardInterrupt, a second Ctrl-C, ends them at once.
+        """
+        try:
+            if self._guard is not None and self._guard.poll() is None:
+                self._end(self._guard)
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def _end(self, guard: subprocess.Popen) -> None:
+        guard.terminate()
+        try:
+            guard.wait(self.options.exit_timeout + 2 * EXIT_MARGIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            guard.kill()
+            guard.wait()
+        except KeyboardInterrupt:
+            guard.terminate()
+            guard.wait()
+            raise
 
     @property
     def _reachable_host(self) -> str:
@@ -179,7 +193,7 @@ class EmbeddedServer:
         shm_prefix = f"triton_embedded_{os.getpid()}_{secrets.token_hex(4)}_"
         backends = layout.make_backend_directory(options.run_dir / "backends")
         return GuardSpec(
-            command=layout.command_line(options, self.ports, backends, shm_prefix),
+            command=layout.command_line(options, self.ports, backends, shm_prefix, self._admin_key),
             log=str(self.log_path.resolve()),
             state=str(self._state_path.resolve()),
             shm_prefix=shm_prefix,
@@ -206,7 +220,8 @@ class EmbeddedServer:
         return False
 
     def _refuse_unavailable(self, client: grpc_client.InferenceServerClient, model: str) -> None:
-        index = client.get_model_repository_index(client_timeout=5).models
+        key = {"triton-grpc-protocol-admin-key": self._admin_key}
+        index = client.get_model_repository_index(headers=key, client_timeout=5).models
         found = {entry.name: entry for entry in index}
         if model not in found:
             raise EmbeddedServerError(f"the repository has no model {model!r}; it has {', '.join(sorted(found))}")

@@ -1,6 +1,7 @@
 """Faces of all photos: the detector at each size in turn, decoding, suppression, and the cut to the largest."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 from onnx import TensorProto
@@ -16,17 +17,17 @@ _FOUND: tuple[Signature, ...] = (
     ("photo_index", TensorProto.INT64, [None]),
     ("detection_size", TensorProto.INT64, [None]),
 )
+SCORE, OVERLAP = 0.5, 0.4
+"""Least score of a face and greatest overlap (IoU) of two: insightface's defaults."""
+_KEPT: tuple[Signature, ...] = (
+    *((f"best_{name}", kind, shape) for name, kind, shape in _FOUND[:3]),
+    ("best_size", TensorProto.INT64, []),
+    ("best_rank", TensorProto.FLOAT, []),
+)
 NOTHING_FOUND = 0
 """Detection size of a photo without faces: every size was tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Least score of a face, greatest overlap (IoU) of two, and how many of the largest are kept for each photo."""
-
-    score: float
-    overlap: float
-    faces: int
+Detection = Literal["surest", "reference"]
+"""Which size's faces of a photo are kept: those of which the largest has the best score, or the first found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +43,36 @@ class Faces:
         return Faces(*(graph.op("Gather", values, index, axis=0) for values in fields))
 
 
-def detect(graph: Graph, images: str, sizes: str, detector: Detector, limits: Limits) -> None:
+def detect(
+    graph: Graph, images: str, sizes: str, detector: Detector, max_faces: int, detection: Detection = "surest"
+) -> None:
     """Add the outputs `boxes`, `scores`, `landmarks`, `photo_index` and `detection_size` to the graph.
 
-    One Loop; each turn looks at one photo at one size and then goes on to the same photo's next size, if it
-    found nothing and there is one, or else to the next photo. So the detector stands in the file once.
+    One Loop; each turn looks at one photo at one size, and the best of a photo's looks is kept. So the detector
+    stands in the file once.
     """
+    looks = np.int64(len(detector.sizes))
     body = graph.body()
-    faces = _look(body, images, sizes, detector, limits)
-    _append(body, faces, detector.sizes)
-    body.op("Less", "next_photo", size(body, images, 0), name="go_on")
-    state: list[Signature] = [("photo", TensorProto.INT64, []), ("size", TensorProto.INT64, [])]
-    carried = [(f"{name}_before", kind, shape) for name, kind, shape in _FOUND]
-    grown = [(f"{name}_after", kind, shape) for name, kind, shape in _FOUND]
+    body.op("Div", "turn", looks, name="photo")
+    look = body.op("Mod", "turn", looks)
+    body.op("Gather", ints(*detector.sizes), look, name="size")
+    faces = _look(body, images, sizes, detector, max_faces)
+    _keep(body, faces, _rank(body, faces, detection), body.op("Equal", look, looks - 1))
+    body.op("Identity", "going", name="go_on")
+    state = (*_KEPT, *_FOUND)
     proto = body.proto(
         "one_look",
-        [("turn", TensorProto.INT64, []), ("going", TensorProto.BOOL, []), *state, *carried],
-        [("go_on", TensorProto.BOOL, []), *((f"next_{name}", kind, shape) for name, kind, shape in state), *grown],
+        [("turn", TensorProto.INT64, []), ("going", TensorProto.BOOL, []), *_named("{}_before", state)],
+        [("go_on", TensorProto.BOOL, []), *_named("{}_after", state)],
     )
-    some = graph.op("Greater", size(graph, images, 0), np.int64(0))
-    start: list[Value] = [np.int64(0), np.int64(detector.sizes[0]), *(_empty(kind, shape) for _, kind, shape in _FOUND)]
-    outputs = ["last_photo", "last_size", *(name for name, _, _ in _FOUND)]
-    graph.add("Loop", ["", some, *start], outputs, body=proto)
+    turns = graph.op("Mul", size(graph, images, 0), looks)
+    start: list[Value] = [_empty(kind, shape) for _, kind, shape in state]
+    outputs = [*(f"last_{name}" for name, _, _ in _KEPT), *(name for name, _, _ in _FOUND)]
+    graph.add("Loop", [turns, "", *start], outputs, body=proto)
+
+
+def _named(form: str, signatures: tuple[Signature, ...]) -> list[Signature]:
+    return [(form.format(name), kind, shape) for name, kind, shape in signatures]
 
 
 def _empty(kind: int, shape: Shape) -> np.ndarray:
@@ -71,18 +80,17 @@ def _empty(kind: int, shape: Shape) -> np.ndarray:
     return np.zeros(dims, np.float32 if kind == TensorProto.FLOAT else np.int64)
 
 
-def _look(graph: Graph, images: str, sizes: str, detector: Detector, limits: Limits) -> Faces:
+def _look(graph: Graph, images: str, sizes: str, detector: Detector, max_faces: int) -> Faces:
     box = letterbox(graph, images, sizes, "photo", "size")
     detector.network.insert(graph, box.blob)
-    candidates = _decode(graph, detector, box.scale, limits.score)
-    return _largest(graph, _suppress(graph, candidates, limits.overlap), limits.faces)
+    return _largest(graph, _suppress(graph, _decode(graph, detector, box.scale)), max_faces)
 
 
-def _decode(graph: Graph, detector: Detector, scale: str, threshold: float) -> Faces:
-    """Candidates of at least the threshold, in photo pixels (insightface's `SCRFD.forward`)."""
+def _decode(graph: Graph, detector: Detector, scale: str) -> Faces:
+    """Candidates of at least the least score, in photo pixels (insightface's `SCRFD.forward`)."""
     scores, distances, offsets = (_joined(graph, names, width) for width, names in detector.outputs.items())
     scores = graph.op("Reshape", scores, ints(-1))
-    chosen = graph.op("GreaterOrEqual", scores, np.float32(threshold))
+    chosen = graph.op("GreaterOrEqual", scores, np.float32(SCORE))
     index = graph.op("Reshape", graph.op("NonZero", chosen), ints(-1))
     centre, stride = _anchors(graph, index)
     scores, distances, offsets = (graph.op("Gather", rows, index) for rows in (scores, distances, offsets))
@@ -116,7 +124,7 @@ def _anchors(graph: Graph, index: str) -> tuple[str, str]:
     return cast(graph, graph.op("Mul", cells, stride), np.float32), cast(graph, stride, np.float32)
 
 
-def _suppress(graph: Graph, faces: Faces, overlap: float) -> Faces:
+def _suppress(graph: Graph, faces: Faces) -> Faces:
     """Greedy suppression, best first; insightface counts pixels, so that a box spans x1 - x0 + 1 of them."""
     spans = graph.op("Add", faces.boxes, np.array([0, 0, 1, 1], np.float32))
     selected = graph.op(
@@ -124,42 +132,57 @@ def _suppress(graph: Graph, faces: Faces, overlap: float) -> Faces:
         graph.op("Unsqueeze", spans, ints(0)),
         graph.op("Unsqueeze", faces.scores, ints(0, 1)),
         ints(np.iinfo(np.int32).max),
-        np.array([overlap], np.float32),
+        np.array([OVERLAP], np.float32),
     )
     return faces.take(graph, element(graph, selected, 2, axis=1))
 
 
 def _largest(graph: Graph, faces: Faces, limit: int) -> Faces:
     """The `limit` faces of largest area, still best first."""
-    sides = graph.op("Sub", *_corners(graph, faces.boxes))
-    areas = graph.op("Mul", element(graph, sides, 0, axis=1), element(graph, sides, 1, axis=1))
+    areas = _areas(graph, faces)
     kept = graph.op("Min", vector(graph, size(graph, areas, 0)), ints(limit))
     graph.add("TopK", [areas, kept], ["largest_areas", "largest_index"])
     graph.add("TopK", ["largest_index", kept], ["kept_index", "kept_order"], largest=0)
     return faces.take(graph, "kept_index")
 
 
-def _corners(graph: Graph, boxes: str) -> tuple[str, str]:
-    low = graph.op("Slice", boxes, ints(0), ints(2), ints(1))
-    return graph.op("Slice", boxes, ints(2), ints(4), ints(1)), low
+def _areas(graph: Graph, faces: Faces) -> str:
+    low, high = (graph.op("Slice", faces.boxes, ints(i), ints(i + 2), ints(1)) for i in (0, 2))
+    sides = graph.op("Sub", high, low)
+    return graph.op("Mul", element(graph, sides, 0, axis=1), element(graph, sides, 1, axis=1))
 
 
-def _append(graph: Graph, faces: Faces, sizes: tuple[int, ...]) -> None:
-    """Grow the carried tensors by this turn's faces and choose what the next turn looks at."""
-    count = graph.op("Shape", faces.scores)
-    found = graph.op("Greater", element(graph, count, 0), np.int64(0))
-    last = graph.op("Equal", "size", np.int64(sizes[-1]))
-    done = graph.op("Or", found, last)
-    finished = graph.op("Where", found, "size", np.int64(NOTHING_FOUND))
-    finished = graph.op("Expand", finished, vector(graph, cast(graph, done, np.int64)))
-    new = {
-        "boxes": faces.boxes,
-        "scores": faces.scores,
-        "landmarks": faces.landmarks,
-        "photo_index": graph.op("Expand", "photo", count),
-        "detection_size": finished,
-    }
-    for name, values in new.items():
+def _rank(graph: Graph, faces: Faces, detection: Detection) -> str:
+    """How good a look is, FP32: the score of its largest face, or 1 if it found any; 0 if it found none."""
+    scores = graph.op("Concat", faces.scores, np.zeros(1, np.float32), axis=0)
+    if detection == "reference":
+        return graph.op("Ceil", graph.op("ReduceMax", scores, keepdims=0))
+    areas = graph.op("Concat", _areas(graph, faces), np.full(1, -1, np.float32), axis=0)
+    return graph.op("Gather", scores, graph.op("ArgMax", areas, axis=0, keepdims=0))
+
+
+def _keep(graph: Graph, faces: Faces, rank: str, last: str) -> None:
+    """Keep this look's faces if it ranks above the photo's looks before; with the last look, grow the outputs."""
+    better = graph.op("Greater", rank, "best_rank_before")
+    before, now = (size(graph, scores, 0) for scores in ("best_scores_before", faces.scores))
+    first = graph.op("Where", better, before, np.int64(0))
+    count = graph.op("Where", better, now, before)
+    chosen = graph.op("Range", first, graph.op("Add", first, count), np.int64(1))
+    joined = (graph.op("Concat", f"best_{name}_before", values, axis=0) for name, values in asdict(faces).items())
+    kept = asdict(Faces(*joined).take(graph, chosen))
+    best_size = graph.op("Where", better, "size", "best_size_before")
+    best_rank = graph.op("Max", rank, "best_rank_before")
+    ended, going = (graph.op("Where", last, *pair) for pair in ((count, np.int64(0)), (np.int64(0), count)))
+    grown = {name: _head(graph, values, ended) for name, values in kept.items()}
+    grown["photo_index"] = graph.op("Expand", "photo", vector(graph, ended))
+    grown["detection_size"] = graph.op("Expand", best_size, vector(graph, cast(graph, last, np.int64)))
+    for name, values in grown.items():
         graph.op("Concat", f"{name}_before", values, name=f"{name}_after", axis=0)
-    graph.op("Add", "photo", cast(graph, done, np.int64), name="next_photo")
-    graph.op("Where", done, np.int64(sizes[0]), np.int64(sizes[-1]), name="next_size")
+    for name, values in kept.items():
+        graph.op("Identity", _head(graph, values, going), name=f"best_{name}_after")
+    graph.op("Where", last, np.int64(NOTHING_FOUND), best_size, name="best_size_after")
+    graph.op("Where", last, np.float32(0), best_rank, name="best_rank_after")
+
+
+def _head(graph: Graph, values: str, count: str) -> str:
+    return graph.op("Slice", values, ints(0), vector(graph, count), ints(0))

@@ -54,7 +54,7 @@ def hub_source(spec: str, hub: Hub) -> Source:
         raise WeightsError(f"checkpoint {spec}: neither here nor on the hub: {' '.join(str(error).split())}") from error
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     files = tuple(
-        PublishedFile(name, f"sdxl/{to}", siblings[name].size, getattr(siblings[name].lfs, "sha256", None))
+        PublishedFile(name, siblings[name].size, getattr(siblings[name].lfs, "sha256", None), f"sdxl/{to}")
         for name, to in diffusers_files(siblings, repository).items()
     )
     licence = info.card_data.get("license") if info.card_data else None

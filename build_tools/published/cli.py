@@ -1,4 +1,4 @@
-"""`python -m build_tools weights download|convert|verify|full`."""
+"""`python -m build_tools weights download|full|verify`."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -96,7 +96,7 @@ def download_command(
     with_: With = [],  # noqa: B006
     manifest: ManifestFile = MANIFEST,
 ) -> None:
-    """Fetch the published files, resumed and checked, into a folder that `convert` and `full --mirror` read."""
+    """Fetch the published files, resumed and checked, into a folder that `full --mirror` reads."""
     choice = Choice(checkpoint, None, with_, manifest=manifest)
     with _reporting() as console, exclusive(output):
         choice.check()
@@ -104,20 +104,6 @@ def download_command(
         _show_licences(sources, accept_licence, console)
         _download(sources, output, 0, console)
     console.print(f"published files in {output}")
-
-
-def convert_command(
-    published: Annotated[Path, typer.Argument(help="Folder of downloads, or a mirror.")],
-    output: Annotated[Path, typer.Option(help="Folder of the set.")] = FULL,
-    accept_licence: Accept = False,
-    checkpoint: Checkpoint = "",
-    faces: Faces = None,
-    with_: With = [],  # noqa: B006
-    dtype: Dtype = "float16",
-    manifest: ManifestFile = MANIFEST,
-) -> None:
-    """Make a set of weights from downloaded files, without a network."""
-    _make(Choice(checkpoint, faces, with_, dtype, manifest), output, accept_licence, published)
 
 
 def full_command(
@@ -160,9 +146,9 @@ def _make(choice: Choice, output: Path, accepted: bool, published: Path | None) 
             _download(sources, downloads, ingredients.disk_needed(output), console)
         else:
             check_space(output, ingredients.disk_needed(output))
+            console.print(f"checking the files in {downloads}")
             check_downloads(sources, downloads)
-        with console.status("making the set") as status:
-            assemble(ingredients, output, choice.recipe(), lambda part: status.update(f"making the set: {part}"))
+        assemble(ingredients, output, choice.recipe(), lambda part: console.print(f"making the set: {part}"))
         _verify(output, False, console)
 
 
@@ -190,6 +176,7 @@ def _show_licences(sources: Sequence[Source], accepted: bool, console: Console) 
 def _verify(folder: Path, load: bool, console: Console) -> None:
     from build_tools.published.verify import verify
 
+    console.print(f"verifying {folder}" + (", which takes minutes" if load else ""))
     problems = verify(folder, load)
     for licence in load_profile(folder).licences:
         console.print(f"licence: {licence}")

@@ -1,32 +1,42 @@
 """What is published where: `build_tools/weights.toml` read into objects and checked."""
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 MANIFEST = Path(__file__).parents[1] / "weights.toml"
-UNPUBLISHED = "unpublished"
 
 
 class WeightsError(Exception):
     """Something about weights that the operator can act on; the message names file and cause."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedFile:
-    """One file of a repository, or one member of an archive (`to`: its place in a set of weights).
+Unpublished = BeforeValidator(lambda value: None if value == "unpublished" else value)
+_checked = dataclass(frozen=True, slots=True, config={"extra": "forbid"})
 
-    `size` in bytes and `sha256` are None where no public source gives them.
+
+@_checked
+class PublishedFile:
+    """One file of a repository, or one member of an archive.
+
+    `size` in bytes and `sha256` are None where no public source gives them. `to` is the file's place in a set of
+    weights; an archive has `members` instead.
     """
 
     path: str
+    size: Annotated[Annotated[int, Field(gt=0)] | None, Unpublished]
+    sha256: Annotated[Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None, Unpublished]
     to: str | None = None
-    size: int | None = None
-    sha256: str | None = None
     members: tuple["PublishedFile", ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.to) == bool(self.members):
+            raise ValueError(f"{self.path}: needs either to or members")
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -34,13 +44,13 @@ class PublishedFile:
         return (self.to,) if self.to else tuple(place for member in self.members for place in member.places)
 
 
-@dataclass(frozen=True, slots=True)
+@_checked
 class Source:
     """Files of one hub repository at one commit; `optional` says what it is for, empty for what every set needs."""
 
     name: str
     repository: str
-    revision: str
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
     licence: str
     must_accept: bool
     files: tuple[PublishedFile, ...]
@@ -59,10 +69,14 @@ class Source:
 def load_manifest(path: Path = MANIFEST) -> dict[str, Source]:
     """All sources by name.
 
-    Raises WeightsError, naming the entry, for a field that is missing, unknown or not of its form.
+    Raises WeightsError, naming entry and field, for a field that is missing, unknown or not of its form.
     """
-    tables = tomllib.loads(path.read_text())
-    return {name: _source(name, table, f"{path.name}: {name}") for name, table in tables.items()}
+    tables = {name: {"name": name, **table} for name, table in tomllib.loads(path.read_text()).items()}
+    try:
+        return TypeAdapter(dict[str, Source]).validate_python(tables)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise WeightsError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def choose(manifest: Mapping[str, Source], optional: Sequence[str], replaced: Sequence[str]) -> list[Source]:
@@ -82,33 +96,3 @@ def choose(manifest: Mapping[str, Source], optional: Sequence[str], replaced: Se
 
 def _without(source: Source, filled: set[str]) -> Source:
     return replace(source, files=tuple(file for file in source.files if not filled.issuperset(file.places)))
-
-
-def _source(name: str, table: Mapping[str, Any], where: str) -> Source:
-    fields = {"repository", "revision", "licence", "must_accept", "files"}
-    _check_fields(table, fields, fields | {"optional"}, where)
-    if not re.fullmatch(r"[0-9a-f]{40}", table["revision"]):
-        raise WeightsError(f"{where}: revision {table['revision']!r} is not a full commit")
-    files = tuple(_file(entry, where) for entry in table["files"])
-    return Source(name, **{**table, "files": files})
-
-
-def _file(table: Mapping[str, Any], where: str) -> PublishedFile:
-    where = f"{where}, {table.get('path', 'a file without path')}"
-    _check_fields(table, {"path", "size", "sha256"}, {"path", "size", "sha256", "to", "members"}, where)
-    if ("to" in table) == ("members" in table):
-        raise WeightsError(f"{where}: needs either to or members")
-    size, sha256 = (None if table[key] == UNPUBLISHED else table[key] for key in ("size", "sha256"))
-    if not (size is None or (isinstance(size, int) and size > 0)):
-        raise WeightsError(f"{where}: size {size!r} is neither bytes nor {UNPUBLISHED!r}")
-    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise WeightsError(f"{where}: sha256 {sha256!r} is neither 64 hexadecimal digits nor {UNPUBLISHED!r}")
-    members = tuple(_file(member, where) for member in table.get("members", ()))
-    return PublishedFile(table["path"], table.get("to"), size, sha256, members)
-
-
-def _check_fields(table: Mapping[str, Any], needed: set[str], known: set[str], where: str) -> None:
-    if missing := sorted(needed - set(table)):
-        raise WeightsError(f"{where}: {missing[0]} is missing")
-    if unknown := sorted(set(table) - known):
-        raise WeightsError(f"{where}: unknown field {unknown[0]}")

@@ -18,9 +18,9 @@ from build_tools.face_graph import INPUTS, OUTPUTS
 from build_tools.published.folder import changes, read_record
 from build_tools.published.manifest import WeightsError
 from instantid.contract import CANVAS
-from instantid.models.sdxl import SdxlDenoiser, attention
-from instantid.models.sdxl.face_tokens import Resampler
+from instantid.models.sdxl import SdxlModel, attention
 from instantid.models.sdxl.load import ADAPTER, adapter_projections
+from instantid.models.sdxl.resampler import Resampler
 from instantid.profile import load_profile
 
 GRAPH = "face_analysis.onnx"
@@ -113,7 +113,7 @@ def _check_graph(path: Path) -> None:
 
 
 def _load_networks(folder: Path) -> None:
-    SdxlDenoiser.load(folder, torch.device("cpu"), torch.bfloat16)
+    SdxlModel.load(folder, torch.device("cpu"), torch.bfloat16)
 
 
 def _run_graph(path: Path) -> None:

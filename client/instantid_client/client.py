@@ -1,69 +1,43 @@
-"""The synchronous gRPC client."""
+"""The synchronous client."""
 
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, TypeVar
 
-import grpc
-import numpy as np
-import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
+from instantid_client._compat import Self, Unpack
+from instantid_client._core import AskToken, Core, Flow, Infer, Pause, Step
+from instantid_client._options import Options
+from instantid_client.batch import BatchItem, BatchRequest, run_batch
+from instantid_client.photos import Photo
+from instantid_client.results import GenerationResult, Health
+from instantid_client.settings import ClientOptions, Routing, Settings
+from instantid_client.transport import GrpcTransport, Transport
 
-from instantid import contract
-from instantid_client.errors import AnswerMismatch, InstantIDError, Unreachable, from_status
-from instantid_client.options import Options, Photo, make_inputs, read_photo
-from instantid_client.results import FaceReport, GenerationResult, Health
-
-DEFAULT_TIMEOUT = 120.0
-MODEL = contract.INSTANTID.name
-
-
-@dataclass(frozen=True, slots=True)
-class TLS:
-    """Files in PEM form; all None trusts the system's roots and shows no certificate of one's own."""
-
-    root_certificates: Path | None = None
-    private_key: Path | None = None
-    certificate_chain: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """Who asks and how urgent it is: `priority` 1 (most urgent) to 3, None for the server's default."""
-
-    tenant: str | None = None
-    priority: int | None = None
+T = TypeVar("T")
+DEFAULT_URL = "localhost:8001"
 
 
 class InstantIDClient:
-    """One connection to a server; safe to share between threads, and a context manager.
+    """Calls one or more servers; safe to share between threads, and a context manager.
 
-    `timeout` in seconds is the deadline of each call: it travels with the request, and the server stops working
-    once it has passed. `metadata` is sent with every call (names in lower case). Nothing is retried: a client
-    that tries again when the server is full makes it fuller; `Overloaded` and `Unreachable` say when it may help.
+    `url` is `host:port`, or several of them for round robin: a server that cannot be reached rests, and a request
+    that never left goes to the next. `options` are those of `ClientOptions`. Nothing is retried unless
+    `retries=Retry(...)` says so. Make it after a fork, not before.
     """
 
     def __init__(
         self,
-        url: str = "localhost:8001",
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
-        tls: TLS | None = None,
-        metadata: Mapping[str, str] | None = None,
-        routing: Routing | None = None,
-        transport: Any = None,
+        transport: Transport | None = None,
+        **options: Unpack[ClientOptions],
     ) -> None:
-        self.url = url
-        self._timeout = timeout
-        self._metadata = dict(metadata or {})
-        self._routing = routing or Routing()
-        self._transport = transport or _connect(url, tls)
+        settings = Settings(**options)
+        self._core = Core(url, settings)
+        self._transport = transport or GrpcTransport(settings.channel)
 
-    def __enter__(self) -> "InstantIDClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -72,7 +46,9 @@ class InstantIDClient:
         self.close()
 
     def close(self) -> None:
-        self._transport.close()
+        """Ends the calls that are still running with `ClientClosed`."""
+        if self._core.close():
+            self._transport.close()
 
     def generate(
         self,
@@ -86,83 +62,45 @@ class InstantIDClient:
     ) -> GenerationResult:
         """A picture of the person in `photo` (one photo, or 1..4 of the same person) as `prompt` says.
 
-        `timeout` in seconds overrides the client's; `request_id` is drawn if not given. Raises the errors of
-        `instantid_client.errors`, and OSError for a photo file that cannot be read.
+        `timeout` in seconds and `routing` go before the client's; a `timeout` of 0 or less is a deadline that has
+        passed. `request_id` is drawn if not given. Raises the errors of `instantid_client.errors`: `InvalidArgument`
+        before anything is sent for a value outside the contract; TypeError for an unknown option or what is no
+        photo; OSError for a photo file that cannot be read.
         """
-        photos = [photo] if isinstance(photo, (bytes, str, Path)) else list(photo)
-        values: dict[str, Any] = {"photo": [read_photo(p) for p in photos], "prompt": prompt, **options}
-        if "pose_photo" in options:
-            values["pose_photo"] = read_photo(options["pose_photo"])
-        start = time.perf_counter()
-        answer = self._infer(
-            make_inputs(values), request_id or uuid.uuid4().hex, timeout or self._timeout, routing or self._routing
-        )
-        return _read_answer(answer, time.perf_counter() - start)
+        values = {"photo": photo, "prompt": prompt, **options}
+        return self._run(self._core.generate(values, timeout, request_id, routing))
+
+    def batch(self, requests: Iterable[BatchRequest], *, concurrency: int = 4) -> Iterator[BatchItem]:
+        """Each request's result or error, as they complete; `requests` are read only as far as there is room.
+
+        A request is a mapping with `photo`, `prompt` and any other argument of `generate`. One that fails does not
+        end the others. Leaving the loop early starts no further request.
+        """
+        return run_batch(self.generate, requests, concurrency)
 
     def health(self, timeout: float = 5.0) -> Health:
-        """State of the server and of the ensemble. Raises Unreachable if nothing answers."""
-        options = {"client_timeout": timeout, "headers": self._metadata}
+        """State of the servers and of the ensemble. Raises Unreachable if no server answers within `timeout`."""
+        return self._run(self._core.health(timeout))
+
+    def _run(self, flow: Flow[T]) -> T:
         try:
-            return Health(
-                live=bool(self._transport.is_server_live(**options)),
-                ready=bool(self._transport.is_server_ready(**options)),
-                model_ready=bool(self._transport.is_model_ready(MODEL, **options)),
-                triton_version=self._transport.get_server_metadata(**options).version,
-            )
-        except InferenceServerException as error:
-            raise _translate(error) from error
+            step = next(flow)
+            while True:
+                try:
+                    outcome = self._perform(step)
+                except Exception as error:  # noqa: BLE001 - the flow decides
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
-    def _infer(self, inputs: list[Any], request_id: str, timeout: float, routing: Routing) -> Any:
-        parameters: dict[str, Any] = {contract.PARAMETER_DEADLINE_MS: max(round(timeout * 1000), 1)}
-        if routing.tenant is not None:
-            parameters[contract.PARAMETER_TENANT] = routing.tenant
-        if routing.priority is not None:
-            parameters[contract.PARAMETER_PRIORITY_LEVEL] = routing.priority
-        try:
-            answer = self._transport.infer(
-                MODEL,
-                inputs,
-                request_id=request_id,
-                priority=routing.priority or 0,
-                client_timeout=timeout,
-                headers=self._metadata,
-                parameters=parameters,
-            )
-        except InferenceServerException as error:
-            raise _translate(error) from error
-        _check_id(answer, request_id)
-        return answer
-
-
-def _connect(url: str, tls: TLS | None) -> triton.InferenceServerClient:
-    if tls is None:
-        return triton.InferenceServerClient(url)
-    files = (tls.root_certificates, tls.private_key, tls.certificate_chain)
-    root, key, chain = (str(path) if path else None for path in files)
-    return triton.InferenceServerClient(url, ssl=True, root_certificates=root, private_key=key, certificate_chain=chain)
-
-
-def _check_id(answer: Any, sent: str) -> None:
-    """A server that was frozen once handed one caller's answer to another (docs/request.md); never accept that."""
-    found = answer.as_numpy(contract.REQUEST_ID.name)
-    if found is None or found.reshape(-1)[0] != sent.encode():
-        raise AnswerMismatch(f"the answer to request {sent} carries another request's id")
-
-
-def _read_answer(answer: Any, seconds: float) -> GenerationResult:
-    output: Callable[[contract.Tensor], Any] = lambda tensor: answer.as_numpy(tensor.name).reshape(-1)  # noqa: E731
-    return GenerationResult(
-        images=tuple(output(contract.IMAGE)),
-        seeds=tuple(int(seed) for seed in np.asarray(output(contract.SEEDS))),
-        face=FaceReport.from_json(output(contract.FACE)[0]),
-        request_id=output(contract.REQUEST_ID)[0].decode(),
-        seconds=seconds,
-    )
-
-
-def _translate(error: InferenceServerException) -> InstantIDError:
-    name = str(error.status() or "").removeprefix("StatusCode.")
-    status = getattr(grpc.StatusCode, name, None)
-    if status is None:
-        return Unreachable(error.message())
-    return from_status(status, error.message())
+    def _perform(self, step: Step) -> Any:
+        if isinstance(step, Infer):
+            return self._transport.infer(step.address, step.call)
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        if isinstance(step, AskToken):
+            return step.source()
+        return self._transport.health(step.address, step.call)

@@ -1,48 +1,59 @@
 """What can go wrong for a caller.
 
-InstantIDError
- ├ InvalidArgument    the request is wrong; `field` names what, the text says the bound
- ├ Overloaded         the server cannot take it now: queue full, starting or stopping; another try later may pass
- ├ QueueTimeout       it waited in the queue for longer than allowed
- ├ DeadlineExceeded   the caller's own time was up
- ├ Cancelled          cancelled before it was done
- ├ Unreachable        no connection to the server
- ├ ServerError        the server failed; its log has the reason under the request id
- └ AnswerMismatch     the answer belongs to another request; it was thrown away
+InstantIDError              carries `request_id`, `code`, `field`, `retry_after`
+ ├ InvalidArgument          the request is wrong; `field` names what, the text says value and bound
+ ├ Overloaded               the server cannot take it now: queue, tenant's share or memory full, starting or stopping
+ │  ├ QueueTimeout          it waited in the server's queue for longer than allowed
+ │  └ ResourceExhausted     a gateway's rate limit or quota is used up
+ ├ DeadlineExceeded         the time for the call was up: the caller's own, or a gateway's
+ ├ Cancelled                cancelled before it was done
+ ├ Unreachable              no connection to a server; `sent` says whether the request may have been sent
+ ├ Unauthenticated          a gateway wants a key, a token or a certificate, or another one
+ ├ PermissionDenied         the key is known and may not do this
+ ├ NotFound                 the server has no such model
+ ├ Unimplemented            what answers there does not offer this call
+ │  └ NoRoute               a proxy's 404: nothing is routed to a server under this name
+ ├ ServerError              the server failed; its log has the reason under the request id
+ │  └ AnswerMismatch        the answer belongs to another request; it was thrown away
+ └ ClientClosed             this client was closed, or was made before a fork
 """
-
-import re
-from typing import Any
-
-import grpc
-
-PREFIX = re.compile(r"^(in ensemble '[^']*', )?(\[request id: [^\]]*\] )?")
-FIELD = re.compile(r"^([a-z_]+(?:\[\d+\])?(?:, [a-z_]+)?): ")
 
 
 class InstantIDError(Exception):
-    """Base of all errors of this client."""
+    """Base of all errors of this client.
+
+    `request_id` is the id that the server's log has, `code` the name of the gRPC status ("" if nothing was sent),
+    `field` the wrong input's name or "", `retry_after` the seconds that the server asks to wait, or None.
+    """
+
+    def __init__(
+        self, message: str, *, request_id: str = "", code: str = "", field: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+        self.code = code
+        self.field = field
+        self.retry_after = retry_after
 
 
 class InvalidArgument(InstantIDError):
-    """The request is outside the contract. `field` is the input's name, or empty if the server named none."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        found = FIELD.match(message)
-        self.field = found.group(1) if found else ""
+    """The request is outside the contract. The text reads `field: value; bound`."""
 
 
 class Overloaded(InstantIDError):
-    """The server cannot take the request now."""
+    """The server cannot take the request now; another try later or elsewhere may pass."""
 
 
 class QueueTimeout(Overloaded):
     """The request waited in the server's queue for longer than allowed."""
 
 
+class ResourceExhausted(Overloaded):
+    """A gateway's rate limit or quota is used up."""
+
+
 class DeadlineExceeded(InstantIDError):
-    """The time that the caller gave was up; the server stops the work at its next step."""
+    """The time for the call was up; the server stops the work at its next step."""
 
 
 class Cancelled(InstantIDError):
@@ -50,38 +61,42 @@ class Cancelled(InstantIDError):
 
 
 class Unreachable(InstantIDError):
-    """There is no connection to the server."""
+    """There is no connection to a server. With `sent` False the request never left, and may safely be sent again."""
+
+    sent = True
+
+
+class Unauthenticated(InstantIDError):
+    """A gateway wants a key, a token or a certificate, or another one."""
+
+
+class PermissionDenied(InstantIDError):
+    """The caller is known and may not do this."""
+
+
+class NotFound(InstantIDError):
+    """The server has no such model."""
+
+
+class Unimplemented(InstantIDError):
+    """What answers at the address does not offer this call."""
+
+
+class NoRoute(Unimplemented):
+    """A proxy answered that it routes nothing of this name to a server (HTTP 404)."""
 
 
 class ServerError(InstantIDError):
-    """The server failed at this request."""
+    """The server failed at this request; its log has the reason under the request id."""
 
 
-class AnswerMismatch(InstantIDError):
+class AnswerMismatch(ServerError):
     """The answer carries another request's id; it must not be used."""
 
 
-BY_STATUS: dict[Any, type[InstantIDError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.CANCELLED: Cancelled,
-}
+class ClientClosed(InstantIDError):
+    """The client was closed, or was made before a fork; make a new one."""
 
 
-def from_status(status: Any, details: str) -> InstantIDError:
-    """The error for a gRPC status; Triton's own prefixes are taken off its text."""
-    message = PREFIX.sub("", details)
-    if status == grpc.StatusCode.UNAVAILABLE:
-        return _unavailable(message)
-    if status == grpc.StatusCode.CANCELLED and message.startswith("deadline_ms"):
-        return DeadlineExceeded(message)
-    return BY_STATUS.get(status, ServerError)(message)
-
-
-def _unavailable(message: str) -> InstantIDError:
-    """Triton answers a full queue, a queue timeout and a stop alike; so does gRPC a lost connection."""
-    if "timeout expired" in message:
-        return QueueTimeout(message)
-    if any(sign in message for sign in ("queue", "Server", "stopping", "not ready")):
-        return Overloaded(message)
-    return Unreachable(message)
+def invalid(field: str, problem: str, bound: str) -> InvalidArgument:
+    return InvalidArgument(f"{field}: {problem}; {bound}", field=field)

@@ -2,9 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from instantid_client import files
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,39 +47,96 @@ class FaceReport:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GenerationResult:
-    """Encoded pictures with the seed of each, the face report, and the seconds that the call took."""
+    """Encoded pictures with the seed of each, and how they came about.
+
+    `seconds` from the call to the answer; `timings` its parts in seconds: `prepare` (reading and checking), `call`
+    (the call that was answered), `total`; `report` what the server says of each picture, empty from older servers.
+    A notebook shows the first picture.
+    """
 
     images: tuple[bytes, ...]
     seeds: tuple[int, ...]
     face: FaceReport
     request_id: str
     seconds: float
+    report: tuple[Mapping[str, Any], ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        pictures = "1 picture" if len(self.images) == 1 else f"{len(self.images)} pictures"
+        return f"GenerationResult({pictures}, seeds {self.seeds}, request {self.request_id}, {self.seconds:.2f} s)"
 
     def save(self, path: Path | str) -> tuple[Path, ...]:
         """Write the pictures: one to `path`, several to `name_0.png`, `name_1.png`, ...; returns where they are.
 
-        Each file appears whole or not at all.
+        Each file appears whole or not at all. Raises ValueError where the suffix names another format than the
+        pictures have (`output_format` chooses it), and OSError where a file cannot be written.
         """
-        path = Path(path)
-        paths = [path] if len(self.images) == 1 else [numbered(path, i) for i in range(len(self.images))]
+        paths = files.output_paths(Path(path), len(self.images))
         for target, image in zip(paths, self.images, strict=True):
-            partial = target.with_name(f".{target.name}.partial")
-            partial.write_bytes(image)
-            partial.replace(target)
-        return tuple(paths)
+            files.check_format(target, image)
+        for target, image in zip(paths, self.images, strict=True):
+            files.write_whole(target, image)
+        return paths
+
+    def pil(self, i: int = 0) -> "Image":
+        """Picture i as a PIL image; needs Pillow (`pip install 'instantid-client[pillow]'`)."""
+        import io
+
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.images[i]))
+
+    def _repr_png_(self) -> bytes | None:
+        return self._first("png")
+
+    def _repr_jpeg_(self) -> bytes | None:
+        return self._first("jpeg")
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, bytes | str]:
+        """The first picture under its own type: notebooks have no method for WebP."""
+        kind = files.format_of(self.images[0])
+        return {"text/plain": repr(self), **({f"image/{kind}": self.images[0]} if kind else {})}
+
+    def _first(self, kind: str) -> bytes | None:
+        return self.images[0] if files.format_of(self.images[0]) == kind else None
 
 
-def numbered(path: Path, i: int) -> Path:
-    return path.with_name(f"{path.stem}_{i}{path.suffix}")
+@dataclass(frozen=True, slots=True)
+class ServerHealth:
+    """One server. `live`: the process answers; `ready`: it takes requests; `model_ready`: so does the ensemble.
+
+    `error` says why nothing else is known, and is empty for a server that answers.
+    """
+
+    address: str
+    live: bool = False
+    ready: bool = False
+    model_ready: bool = False
+    triton_version: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`live`: the process answers; `ready`: it takes requests; `model_ready`: so does the whole ensemble."""
+    """All servers of a client; `live`, `ready` and `model_ready` say whether at least one of them is."""
 
-    live: bool
-    ready: bool
-    model_ready: bool
-    triton_version: str
+    servers: tuple[ServerHealth, ...]
+
+    @property
+    def live(self) -> bool:
+        return any(server.live for server in self.servers)
+
+    @property
+    def ready(self) -> bool:
+        return any(server.ready for server in self.servers)
+
+    @property
+    def model_ready(self) -> bool:
+        return any(server.model_ready for server in self.servers)
+
+    @property
+    def triton_version(self) -> str:
+        return next((server.triton_version for server in self.servers if server.triton_version), "")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Serves the weights in $INSTANTID_WEIGHTS; further arguments go to tritonserver last, where they override.
 # Triton is a child, not process 1: the kernel lets no process kill number 1 of its container, and a server with a
-# dead engine must be killed if it cannot stop (src/instantid/serving/heartbeat.py).
+# dead engine must be killed if it cannot stop (src/instantid/serving/board.py).
 set -euo pipefail
 home=$(dirname "$(dirname "$(readlink -f "$0")")")
 graph=${INSTANTID_WEIGHTS:?names the folder of a set of weights}/face_analysis.onnx
@@ -38,10 +38,9 @@ tritonserver \
     --http-restricted-api="$admin" \
     "$@" &
 server=$!
-rm -rf "/dev/shm/instantid-$server" "/dev/shm/instantid-$server-backlog"
-# A signal ends `wait` before the server has ended: then it is waited for again.
-signals=0
-trap 'signals=$((signals + 1)); kill -TERM "$server" || true' TERM INT
+# A signal ends `wait` before the server has ended: then it is waited for again. A second one waits for no request.
+signals=0 signal=TERM
+trap 'signals=$((signals + 1)); kill -s "$signal" "$server" || true; signal=KILL' TERM INT
 while seen=$signals code=0; wait "$server" || code=$?; [ "$seen" != "$signals" ]; do :; done
-rm -rf "$repository"
+rm -rf "$repository" /dev/shm/"instantid-$server-"*
 exit "$code"

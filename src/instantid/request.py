@@ -1,50 +1,66 @@
-"""The resolved request: built once at the edge, checked there, carried as JSON between the models."""
+"""The resolved request: read and checked once at the edge, carried as JSON between the models."""
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+import math
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from instantid import contract
+from instantid.contract import Choice, Images, Number, Option, Side, Text
+from instantid.errors import Cancelled, InvalidArgument
+from instantid.photos import Canvases, Inputs, PhotoSize, read_photos
+from instantid.profile import Profile
+
+NUMPY_TYPES: Mapping[str, Any] = {"UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
+MAX_CANVASES = contract.PHOTO.high + contract.POSE_PHOTO.high
 
 
-@dataclass(frozen=True, slots=True)
-class PhotoSize:
-    """Sizes in pixels of one photo: as sent (EXIF orientation applied) and as it lies in the canvas."""
-
-    width: int
-    height: int
-    resized_width: int
-    resized_height: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One request with every default filled in.
 
-    `deadline` is an absolute time of `time.monotonic()` in seconds, or None. `photos` lists the canvas's
-    photos: those of the person, and the pose photo last where `has_pose_photo`. Picture i has `seed + i`.
+    `photos` lists the canvas's photos: those of the person, and the pose photo last where `has_pose_photo`.
+    `pictures` says what each picture of the tensor of that name is. `deadline` is an absolute time of
+    `time.monotonic()` in seconds, or None. Picture i has `seed + i`.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    # Options of the contract, written by `python -m build_tools configs`:
     prompt: str
-    negative_prompt: str
+    negative_prompt: str = ""
+    prompt_syntax: str = "plain"
+    style: str = "none"
+    force_zeros_for_empty_prompt: int = 0
     width: int
     height: int
-    num_inference_steps: int
-    guidance_scale: float
-    ip_adapter_scale: float
-    controlnet_conditioning_scale: float
-    control_guidance_start: float
-    control_guidance_end: float
-    scheduler: str
-    num_images_per_prompt: int
-    seed: int
-    output_format: str
-    output_quality: int
-    photos: tuple[PhotoSize, ...] = ()
+    num_inference_steps: int = 30
+    guidance_scale: float = 5.0
+    ip_adapter_scale: float = 0.8
+    controlnet_conditioning_scale: float = 0.8
+    control_guidance_start: float = 0.0
+    control_guidance_end: float = 1.0
+    num_images_per_prompt: int = 1
+    seed: int = 0
+    output_quality: int = 95
+    scheduler: str = "euler"
+    output_format: str = "png"
+    tenant: str = "default"
+    priority_level: int = 2
+    # End of the options.
+    photos: Annotated[tuple[PhotoSize, ...], Field(max_length=MAX_CANVASES)] = ()
     has_pose_photo: bool = False
+    pictures: tuple[Literal["landmarks"], ...] = ("landmarks",)
     request_id: str = ""
-    tenant: str = contract.DEFAULT_TENANT
-    priority_level: int = contract.DEFAULT_PRIORITY_LEVEL
     deadline: float | None = None
 
     @property
@@ -56,16 +72,193 @@ class GenerationRequest:
         """Whether unconditional rows are needed: only above 1, where they change the result."""
         return self.guidance_scale > 1.0
 
+    @property
+    def zero_negative_prompt(self) -> bool:
+        return self.guidance and bool(self.force_zeros_for_empty_prompt) and not self.negative_prompt
+
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, text: bytes) -> "GenerationRequest":
-        fields: dict[str, Any] = json.loads(text)
-        return cls(**{**fields, "photos": tuple(PhotoSize(**photo) for photo in fields["photos"])})
+    def from_json(cls, text: bytes, profile: Profile | None = None) -> "GenerationRequest":
+        """Read what `to_json` wrote, within the contract's bounds, or the narrower ones of `profile`.
+
+        Raises InvalidArgument for anything else: inner models can be reached by any client of the port.
+        """
+        try:
+            request = _PARSER.validate_json(text, strict=True)
+            missing = {field.name for field in fields(cls)} - from_json(text).keys()
+        except ValidationError as error:
+            first = error.errors()[0]
+            found = "missing" if first["type"] == "missing" else repr(first["input"])[:64]
+            raise InvalidArgument(".".join(map(str, ("request", *first["loc"]))), found, first["msg"]) from None
+        if missing:
+            raise InvalidArgument(f"request.{min(missing)}", "missing", "is required")
+        options = profile.options if profile else contract.OPTIONS
+        for option in (*_fields(options), contract.TENANT, contract.PRIORITY_LEVEL):
+            check(option, getattr(request, option.name))
+        _check_together(asdict(request), profile)
+        return request
 
     def public(self, seed: int) -> dict[str, Any]:
         """The parameters that reproduce the picture of `seed`, by contract name; no photo, no embedding."""
-        private = {"photos", "has_pose_photo", "request_id", "tenant", "priority_level", "deadline"}
-        fields = asdict(replace(self, seed=seed, num_images_per_prompt=1))
-        return {name: value for name, value in fields.items() if name not in private}
+        options = {option.name: getattr(self, option.name) for option in _fields(contract.OPTIONS)}
+        return {**options, "seed": seed, "num_images_per_prompt": 1}
+
+
+_PARSER = TypeAdapter(GenerationRequest)
+
+
+def read_request(
+    inputs: Inputs, parameters: Mapping[str, Any], profile: Profile, request_id: str = ""
+) -> tuple[GenerationRequest, Canvases]:
+    """Check every input of one request, resolve every default and decode the photos.
+
+    Cheap checks come first, photos are decoded last. Raises InvalidArgument for anything outside the contract, and
+    Cancelled for a deadline that has already passed.
+    """
+    values = _read_parameters(parameters)
+    values |= {option.name: _read(option, inputs) for option in _fields(profile.options)}
+    values |= _styled(values, profile)
+    _check_together(values, profile)
+    canvases = read_photos(inputs)
+    pose = canvases.photos[-1 if canvases.has_pose_photo else 0]
+    sides = fill_sides(values["width"], values["height"], pose.width / pose.height, profile)
+    values |= {"width": sides[0], "height": sides[1]}
+    _check_together(values, profile)
+    request = GenerationRequest(
+        **values, photos=canvases.photos, has_pose_photo=canvases.has_pose_photo, request_id=request_id
+    )
+    return request, canvases
+
+
+def check(option: Option, value: Any) -> Any:
+    """`value`, if it is of the option's type and within its bounds; a float option also takes a whole number.
+
+    Raises InvalidArgument, naming the option, the value and the bound.
+    """
+    match option:
+        case Text():
+            _check_text(option, value)
+        case Choice() if value not in option.choices:
+            raise InvalidArgument(option.name, repr(value)[:64], "must be one of " + ", ".join(option.choices))
+        case Number() | Side():
+            _check_number(option, value)
+    return value
+
+
+def fill_sides(width: int | None, height: int | None, aspect: float, profile: Profile) -> tuple[int, int]:
+    """Width and height of the picture in pixels, multiples of 64.
+
+    What is None follows `aspect`, width over height: both sides at the weights' native area, or one beside the other.
+    """
+    if width is None:
+        natural = math.sqrt(profile.native_area * aspect) if height is None else height * aspect
+        other = height or _nearest_side(math.sqrt(profile.native_area / aspect), profile)
+        return _nearest_side(natural, profile), other
+    return width, height or _nearest_side(width / aspect, profile)
+
+
+def _nearest_side(side: float, profile: Profile) -> int:
+    multiple = contract.SIDE_MULTIPLE
+    return min(max(round(side / multiple) * multiple, profile.min_side), profile.max_side)
+
+
+def _fields(options: Iterable[Option]) -> list[Option]:
+    """The options that are fields of a request: all but the photos."""
+    return [option for option in options if not isinstance(option, Images)]
+
+
+def _read(option: Option, inputs: Inputs) -> Any:
+    """The value of one option's tensor, or what stands for an absent one."""
+    array = inputs.get(option.name)
+    if array is not None:
+        return check(option, _value(option, array))
+    if option.name in contract.REQUIRED:
+        raise InvalidArgument(option.name, "missing", "is required")
+    drawn = isinstance(option, Number) and option.default is None
+    return secrets.randbelow(2**32) if drawn else option.default
+
+
+def _styled(values: Mapping[str, Any], profile: Profile) -> dict[str, str]:
+    """Both prompts inside the template that the request names: later stages, and who reads a picture's parameters,
+    need no list of styles."""
+    template = next((style for style in profile.styles if style.name == values["style"]), None)
+    if template is None:
+        return {}
+    prompt, negative_prompt = template.apply(values["prompt"], values["negative_prompt"])
+    return {
+        "prompt": check(contract.PROMPT, prompt),
+        "negative_prompt": check(contract.NEGATIVE_PROMPT, negative_prompt),
+        "style": contract.NO_STYLE,
+    }
+
+
+def _value(option: Option, array: NDArray[Any]) -> Any:
+    """The only element. FP32 is read as the shortest decimal that means it, so that an explicit 0.8 is the default."""
+    if array.size != 1:
+        raise InvalidArgument(option.name, f"shape {list(array.shape)}", "must be [1]")
+    element: Any = array.reshape(-1)[0]
+    if not isinstance(element, NUMPY_TYPES.get(option.datatype, bytes)):
+        raise InvalidArgument(option.name, type(element).__name__, f"must be {option.datatype}")
+    if not isinstance(element, bytes):
+        return float(str(element)) if option.datatype == "FP32" else int(element)
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(option.name, "not UTF-8", f"byte {error.start} cannot be decoded") from error
+
+
+def _read_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Tenant, priority level (0 is Triton's word for the default) and deadline, from Triton's request parameters."""
+    named = {option.name: parameters.get(option.name, option.default) for option in contract.PARAMETERS}
+    for name, value in named.items():
+        if name != contract.TENANT.name and isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value):
+            named[name] = int(value)  # a forwarded header arrives as text
+    level = check(replace(contract.PRIORITY_LEVEL, low=0), named[contract.PRIORITY_LEVEL.name])
+    wait = named[contract.DEADLINE_MS.name]
+    if wait is not None and check(contract.DEADLINE_MS, wait) == 0:
+        raise Cancelled(f"{contract.DEADLINE_MS.name}: 0; the deadline has passed")
+    return {
+        "tenant": check(contract.TENANT, named[contract.TENANT.name]),
+        "priority_level": level or contract.PRIORITY_LEVEL.default,
+        "deadline": None if wait is None else time.monotonic() + wait / 1000,
+    }
+
+
+def _check_text(option: Text, value: Any) -> None:
+    if not isinstance(value, str):
+        raise InvalidArgument(option.name, repr(value)[:64], f"must be text of {option.bound}")
+    if not option.low <= len(value) <= option.high or (option.low and not value.strip()):
+        blanks = ", not only blanks" if option.low else ""
+        raise InvalidArgument(option.name, f"{len(value)} characters", f"must have {option.bound}{blanks}")
+    if "\0" in value:
+        raise InvalidArgument(option.name, "holds a NUL character", "must be plain text")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidArgument(option.name, "not UTF-8", "holds half of a surrogate pair")
+
+
+def _check_number(option: Number | Side, value: Any) -> None:
+    whole = option.datatype != "FP32"
+    if type(value) is not int and (whole or type(value) is not float):
+        raise InvalidArgument(option.name, repr(value)[:64], "must be a whole number" if whole else "must be a number")
+    multiple = contract.SIDE_MULTIPLE if isinstance(option, Side) else 1
+    if not option.low <= value <= option.high or (whole and value % multiple):
+        within = "" if isinstance(option, Side) else "within "
+        raise InvalidArgument(option.name, str(value), f"must be {within}{option.bound}")
+
+
+def _check_together(values: Mapping[str, Any], profile: Profile | None) -> None:
+    """What depends on more than one option; sides that are None are not known yet."""
+    start, end = values["control_guidance_start"], values["control_guidance_end"]
+    if not start < end:
+        bound = f"must be less than control_guidance_end, {end:g}"
+        raise InvalidArgument("control_guidance_start", f"{start:g}", bound)
+    steps = values["num_inference_steps"]
+    if values["scheduler"] == "lcm" and steps > contract.LCM_MAX_STEPS:
+        bound = f"must be within 1..{contract.LCM_MAX_STEPS} with the scheduler lcm"
+        raise InvalidArgument(contract.NUM_INFERENCE_STEPS.name, str(steps), bound)
+    width, height = values["width"], values["height"]
+    if profile and width and height and width * height > profile.max_area:
+        bound = f"must be at most {profile.max_area} pixels in all"
+        raise InvalidArgument("width, height", f"{width}x{height}", bound)

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +23,13 @@ output [{ name: "weights" data_type: TYPE_STRING dims: [1] }]
 input [{ name: "x" data_type: TYPE_FP32 dims: [1] }]
 """
 INSTANTID = """
-import os
+import os, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
+        time.sleep(float(pb_utils.get_input_tensor_by_name(requests[0], "x").as_numpy()[0]))
         value = np.array([os.environ["INSTANTID_WEIGHTS"].encode()], dtype=object)
         return [pb_utils.InferenceResponse([pb_utils.Tensor("weights", value)]) for request in requests]
 """
@@ -105,6 +107,21 @@ def test_serve_runs_until_it_is_told_to_stop(place: Path, number: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", first + 1))
+
+
+def test_a_second_signal_waits_for_no_request(place: Path) -> None:
+    first = three_free_ports()
+    with start(place, "--first-port", str(first)) as command:
+        list(lines_until(command, "Ctrl-C"))
+        with grpc_client.InferenceServerClient(f"127.0.0.1:{first + 1}") as client:
+            x = grpc_client.InferInput("x", [1], "FP32").set_data_from_numpy(np.array([60], np.float32))
+            client.async_infer("instantid", [x], lambda result, error: None)
+            time.sleep(2)
+            command.send_signal(signal.SIGTERM)
+            time.sleep(2)
+            assert command.poll() is None
+            command.send_signal(signal.SIGTERM)
+            assert command.wait(5) == 0
 
 
 def test_serve_says_what_is_missing(place: Path) -> None:

@@ -79,6 +79,11 @@ def test_flags_are_triton_s_and_agree_with_the_embedded_server(container, tmp_pa
         *("backend-directory", "model-config-name", "grpc-address", "http-address", "metrics-address"),
         *("grpc-port", "http-port", "metrics-port"),
     }
+    closed = layout.command_line(ServerOptions(tmp_path, tmp_path), Ports(), tmp_path, "prefix_", "abc")
+    apis = ours["http-restricted-api"].partition(":")[0]
+    assert {f"--http-restricted-api={apis}:admin-key=abc", f"--grpc-restricted-protocol={apis}:admin-key=abc"} <= {
+        *closed
+    }
     known = run(layout.server_binary(), "--help", env=layout.child_environment({}))
     assert set(ours) <= set(re.findall(r"^  --([a-z0-9-]+)", known.stdout + known.stderr, re.MULTILINE))
 
@@ -108,6 +113,20 @@ def test_settings_reach_triton_and_the_admin_key_comes_from_a_file(container, tm
     drawn = [flags_of_the_entry_point(container)["http-restricted-api"].partition("=")[2] for _ in range(2)]
     assert len(set(drawn)) == 2
     assert all(re.fullmatch("[0-9a-f]{64}", key) for key in drawn)
+
+
+def test_a_second_signal_waits_for_no_request(container):
+    folder, environment = container
+    stand_in = folder / "deaf/tritonserver"
+    stand_in.parent.mkdir()
+    stand_in.write_text("#!/bin/sh\ntrap 'echo draining' TERM\necho up\nwhile :; do sleep 0.1; done\n")
+    stand_in.chmod(0o755)
+    environment = {**environment, "PATH": f"{stand_in.parent}:{environment['PATH']}"}
+    with subprocess.Popen(folder / "bin/serve", env=environment, stdout=subprocess.PIPE, text=True) as entry:
+        for said in ("up\n", "draining\n"):
+            assert entry.stdout.readline() == said
+            entry.send_signal(signal.SIGTERM)
+        assert entry.wait(10) == 128 + signal.SIGKILL
 
 
 CONTAINED = (

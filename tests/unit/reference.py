@@ -6,6 +6,7 @@ Slow on purpose: tokens are concatenated, attention is an explicit softmax, noth
 import json
 
 import diffusers
+import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
@@ -18,12 +19,37 @@ SCHEDULERS = {
     "euler_ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
     "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
     "dpmpp_2m_karras": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
-    "ddim": (diffusers.DDIMScheduler, {}),
+    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
     "heun": (diffusers.HeunDiscreteScheduler, {}),
     "lcm": (diffusers.LCMScheduler, {}),
 }
 NO_GENERATOR = {"unipc", "heun"}
+TRAINED = {
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "rescale_betas_zero_snr",
+    "timestep_spacing", "steps_offset",
+}  # fmt: skip
+
+
+def right_scheduler(name, config):
+    """diffusers' scheduler of a contract name; only how the checkpoint was trained is the configuration's to say."""
+    kind, changes = SCHEDULERS[name]
+    trained = {key: value for key, value in config.items() if key in TRAINED}
+    if kind is diffusers.HeunDiscreteScheduler and trained.pop("rescale_betas_zero_snr", False):
+        trained["trained_betas"] = zero_snr_betas(config)
+    return kind(**trained, **changes)
+
+
+def zero_snr_betas(config):
+    """Lin et al. 2024 (arXiv 2305.08891), algorithm 1; the last signal is diffusers' 2**-24 in place of 0."""
+    kept = np.sqrt(np.cumprod(1 - scaled_linear_betas(config)))
+    kept = ((kept - kept[-1]) * kept[0] / (kept[0] - kept[-1])) ** 2
+    kept[-1] = 2**-24
+    return [1 - kept[0], *(1 - kept[1:] / kept[:-1])]
+
+
+def scaled_linear_betas(config):
+    return np.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, config["num_train_timesteps"]) ** 2
 
 
 def softmax_attention(q, k, v):
@@ -93,7 +119,7 @@ class Reference:
             add_watermarker=False,
         )
         self.pipeline.set_progress_bar_config(disable=True)
-        adapter = load_file(weights / "adapter" / "ip-adapter.safetensors")
+        adapter = {n: t.float() for n, t in load_file(weights / "adapter" / "ip-adapter.safetensors").items()}
         self.image_proj = {n.removeprefix("image_proj."): t for n, t in adapter.items() if n.startswith("image_proj.")}
         self._install(adapter)
 
@@ -107,12 +133,11 @@ class Reference:
         self.unet.set_attn_processor(processors)
 
     def scheduler(self, name):
-        kind, changes = SCHEDULERS[name]
-        return kind.from_config(self.config, **changes)
+        return right_scheduler(name, self.config)
 
     @torch.no_grad()
-    def latents(self, request, embedding, landmark_picture, seed):
-        """Final latents [1, 4, h, w] of one picture of one request, alone."""
+    def network(self, request, embedding, landmark_picture):
+        """Gives `predict(latents, timestep, keep)`: guided, for scaled latents; IdentityNet acts times `keep`."""
         guidance = request.guidance_scale > 1
         for processor in self.unet.attn_processors.values():
             if isinstance(processor, PlainAdapterAttention):
@@ -129,36 +154,53 @@ class Reference:
         ids = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32).repeat(len(embeds), 1)
         added = {"text_embeds": pooled, "time_ids": ids}
         picture = torch.from_numpy(landmark_picture).permute(2, 0, 1)[None].float() / 255
-        generator = torch.Generator().manual_seed(seed)
-        scheduler = self.scheduler(request.scheduler)
-        scheduler.set_timesteps(request.num_inference_steps)
-        latents = torch.randn((1, 4, request.height // 8, request.width // 8), generator=generator)
-        latents = latents * scheduler.init_noise_sigma
-        n = len(scheduler.timesteps)
-        for i, t in enumerate(scheduler.timesteps):
-            inputs = scheduler.scale_model_input(torch.cat([latents] * len(embeds)), t)
-            outside = i / n < request.control_guidance_start or (i + 1) / n > request.control_guidance_end
+
+        @torch.no_grad()
+        def predict(latents, timestep, keep=1.0):
+            inputs = torch.cat([latents] * len(embeds))
             down, middle = self.controlnet(
                 inputs,
-                t,
+                timestep,
                 encoder_hidden_states=face,
                 controlnet_cond=picture.repeat(len(embeds), 1, 1, 1),
-                conditioning_scale=request.controlnet_conditioning_scale * (1.0 - float(outside)),
+                conditioning_scale=request.controlnet_conditioning_scale * keep,
                 added_cond_kwargs=added,
                 return_dict=False,
             )
             noise = self.unet(
                 inputs,
-                t,
+                timestep,
                 encoder_hidden_states=torch.cat([embeds, face], dim=1),
                 added_cond_kwargs=added,
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=middle,
                 return_dict=False,
             )[0]
-            if guidance:
-                u, c = noise.chunk(2)
-                noise = u + request.guidance_scale * (c - u)
+            if not guidance:
+                return noise
+            u, c = noise.chunk(2)
+            return u + request.guidance_scale * (c - u)
+
+        return predict
+
+    def latents(self, request, embedding, landmark_picture, seed):
+        """Final latents [1, c, h, w] of one picture of one request, alone."""
+        predict = self.network(request, embedding, landmark_picture)
+        generator = torch.Generator().manual_seed(seed)
+        scheduler = self.scheduler(request.scheduler)
+        scheduler.set_timesteps(request.num_inference_steps)
+        shape = (1, self.unet.config.in_channels, request.height // 8, request.width // 8)
+        latents = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
+        n = len(scheduler.timesteps)
+        for i, t in enumerate(scheduler.timesteps):
+            outside = i / n < request.control_guidance_start or (i + 1) / n > request.control_guidance_end
+            noise = predict(scheduler.scale_model_input(latents, t), t, 1.0 - float(outside))
             options = {} if request.scheduler in NO_GENERATOR else {"generator": generator}
             latents = scheduler.step(noise, t, latents, return_dict=False, **options)[0]
         return latents
+
+    @torch.no_grad()
+    def picture(self, latents):
+        """One picture, HWC RGB uint8."""
+        decoded = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return np.asarray(self.pipeline.image_processor.postprocess(decoded, output_type="pil")[0])

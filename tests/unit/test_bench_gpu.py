@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from instantid.models.sdxl import SdxlDenoiser
+from instantid.models.sdxl import SdxlModel
 
 from .test_diffusion import make_job, relative, run
 
@@ -27,8 +27,8 @@ def load(name):
 
 
 @pytest.fixture(scope="module")
-def denoiser(diffusion_weights):
-    return SdxlDenoiser.load(diffusion_weights, torch.device("cpu"), torch.float32)
+def model(diffusion_weights):
+    return SdxlModel.load(diffusion_weights, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +44,18 @@ def plain(diffusion_weights):
         {"num_inference_steps": 10, "control_guidance_start": 0.2, "control_guidance_end": 0.6, "seed": 3},
     ],
 )
-def test_a_request_alone_is_diffusers_pipeline_with_its_own_ip_adapter(denoiser, plain, changes):
+def test_a_request_alone_is_diffusers_pipeline_with_its_own_ip_adapter(model, plain, changes):
     job = make_job(face=5, **changes)
-    (found,) = run(denoiser, job)
+    (found,) = run(model, job)
     assert relative(found, plain.latents(job)) <= 1e-4
 
 
 def test_the_face_reaches_both_networks_of_the_yardstick(plain):
     job = make_job()
     expected = plain.latents(job)
-    assert relative(plain.latents(job._replace(embedding=-job.embedding)), expected) > 1e-2
+    request, given = job
+    other_face = request, given._replace(embeddings=-given.embeddings)
+    assert relative(plain.latents(other_face), expected) > 1e-2
     without_identitynet = make_job(controlnet_conditioning_scale=0.0)
     assert relative(plain.latents(without_identitynet), expected) > 1e-2
 
@@ -61,11 +63,11 @@ def test_the_face_reaches_both_networks_of_the_yardstick(plain):
 @pytest.mark.parametrize("mode", ["channels_last", "flash", pytest.param("compiled", marks=pytest.mark.long)])
 def test_modes_change_rounding_only(diffusion_weights, mode):
     modes = load("gpu_modes")
-    denoiser = SdxlDenoiser.load(diffusion_weights, torch.device("cpu"), torch.float32)
+    model = SdxlModel.load(diffusion_weights, torch.device("cpu"), torch.float32)
     jobs = [make_job(face=1), make_job(face=2, guidance_scale=1.0, scheduler="ddim")]
-    expected = run(denoiser, *jobs)
-    modes.use(denoiser, modes.BY_NAME[mode])
-    for found, latents in zip(run(denoiser, *jobs), expected, strict=True):
+    expected = run(model, *jobs)
+    modes.use(model, modes.MODES[mode], [])
+    for found, latents in zip(run(model, *jobs), expected, strict=True):
         assert relative(found, latents) <= 1e-4
 
 
@@ -94,7 +96,7 @@ def test_full_size_networks_are_the_published_ones():
 @pytest.mark.long
 def test_the_script_at_toy_size(tmp_path):
     command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--toy", "--steps", "2", "--rounds", "1"]
-    command += ["--parts", "parity,speed,costs,cold", "--modes", "channels_last"]
+    command += ["--parts", "parity,speed,costs,memory,decode,cold", "--modes", "channels_last"]
     command += ["--weights", str(tmp_path / "w"), "--output", str(tmp_path)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=500)
     found = json.loads((tmp_path / "gpu_toy.json").read_text())
@@ -103,4 +105,7 @@ def test_the_script_at_toy_size(tmp_path):
     for start in found["cold"]["channels_last"].values():
         assert start["interpreter, torch, diffusers"] > start["read unet"] > 0
         assert start["whole process"] > start["picture, first"] > 0
-    assert found["costs"]["channels_last"]["64x64"].keys() == {"1", "2", "4", "8"}
+    assert found["costs"]["channels_last"]["step 64"].keys() == {"1", "2", "4", "8"}
+    assert found["decode"]["bfloat16, eager"]["largest_difference"] > 0
+    again = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True, timeout=100)
+    assert "parity\n" not in again.stderr

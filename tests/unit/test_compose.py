@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from instantid import contract
-from instantid.models.sdxl import count_steps
+from instantid.models.sdxl.schedules import count_steps
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = Path(sys.executable).with_name("docker-compose")

@@ -88,13 +88,22 @@ def test_the_serving_wheel_holds_nothing_but_the_package(serving_wheel):
     assert {name for name in top if not name.endswith(".dist-info")} == {"instantid"}
 
 
+@pytest.fixture(scope="module")
+def client_wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("client")
+    shutil.copytree(ROOT / "client", folder / "client", ignore=shutil.ignore_patterns("*.egg-info", "build"))
+    result = run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, folder / "client")
+    assert result.returncode == 0, result.stderr
+    return next(folder.glob("*.whl"))
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("extras", ["server", "build,loadtest"])
-def test_the_locked_packages_resolve_to_wheels_for_the_images_python(extras, serving_wheel, tmp_path):
+@pytest.mark.parametrize("extras", ["server", "build,loadtest", "gpu"])
+def test_the_locked_packages_resolve_to_wheels_for_the_images_python(extras, serving_wheel, client_wheel, tmp_path):
     """Asks the package index; Ubuntu 24.04 has glibc 2.39."""
     where = ["--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_39", "--target", tmp_path]
     lock = ["--constraint", ROOT / "constraints/3.12.txt", "--only-binary", ":all:"]
-    result = run(BIN / "uv", "pip", "install", "--dry-run", *where, *lock, f"{serving_wheel}[{extras}]")
+    result = run(BIN / "uv", "pip", "install", "--dry-run", *where, *lock, client_wheel, f"{serving_wheel}[{extras}]")
     assert result.returncode == 0, result.stderr
     assert " + torch==" in result.stderr
     assert " + nvidia-cudnn-cu13==" in result.stderr

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from build_tools.convert import convert_adapter
 from instantid import contract
 from instantid.errors import EngineFailure
-from instantid.models.sdxl import Job, SdxlDenoiser, count_steps
-from instantid.models.sdxl.model import to_uint8
-from instantid.models.sdxl.schedules import Schedule, control_window
+from instantid.models.sdxl import RequestTensors, SdxlModel
+from instantid.models.sdxl.decode import to_uint8
+from instantid.models.sdxl.schedules import Schedule, control_window, count_steps
 from instantid.request import GenerationRequest
 from miniature.sdxl import SCHEDULER
 
@@ -22,20 +22,16 @@ WORDS = ("a portrait", "a knight in a garden", "watercolor, soft light", "", "qu
 
 
 def make_request(**changes):
-    fields = {
-        "prompt": "a portrait", "negative_prompt": "", "width": 64, "height": 64, "num_inference_steps": 4,
-        "guidance_scale": 5.0, "ip_adapter_scale": 0.8, "controlnet_conditioning_scale": 0.8,
-        "control_guidance_start": 0.0, "control_guidance_end": 1.0, "scheduler": "euler",
-        "num_images_per_prompt": 1, "seed": 7, "output_format": "png", "output_quality": 95,
-    }  # fmt: skip
-    return GenerationRequest(**{**fields, **changes})
+    fields = {"prompt": "a portrait", "width": 64, "height": 64, "num_inference_steps": 4, "seed": 7}
+    return GenerationRequest(**{**fields, "pictures": ("landmarks",), **changes})
 
 
 def make_job(face=0, **changes):
+    """A request and the tensors beside it."""
     rng = np.random.default_rng(face)
     request = make_request(**changes)
     picture = rng.integers(0, 256, (request.height, request.width, 3)).astype(np.uint8)
-    return Job(request, (rng.normal(size=512) * 1.3).astype(np.float32), picture)
+    return request, RequestTensors((rng.normal(size=(1, 512)) * 1.3).astype(np.float32), picture[None])
 
 
 def random_job(seed, size=None):
@@ -61,8 +57,8 @@ def random_job(seed, size=None):
 
 
 @pytest.fixture(scope="session")
-def denoiser(diffusion_weights):
-    return SdxlDenoiser.load(diffusion_weights, torch.device("cpu"), torch.float32)
+def model(diffusion_weights):
+    return SdxlModel.load(diffusion_weights, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +66,15 @@ def reference(diffusion_weights):
     return Reference(diffusion_weights)
 
 
-def run(denoiser, *jobs):
+def steps_left(state):
+    return len(state.timesteps) - state.index
+
+
+def run(model, *jobs):
     """Final latents of jobs that share steps for as long as each has one left."""
-    states = [denoiser.start(job) for job in jobs]
-    while active := [state for state in states if state.steps_left]:
-        denoiser.step(active)
+    states = [model.start(*job) for job in jobs]
+    while active := [state for state in states if steps_left(state)]:
+        model.work("step", active).wait()
     assert all(state.failure is None for state in states)
     return [state.latents for state in states]
 
@@ -84,45 +84,45 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize("seed", [*range(8), *(pytest.param(i, marks=pytest.mark.long) for i in range(8, 56))])
-def test_a_request_alone_is_the_reference_s(denoiser, reference, seed):
+def test_a_request_alone_is_the_reference_s(model, reference, seed):
     job = random_job(seed)
-    (found,) = run(denoiser, job)
-    expected = reference.latents(*job, job.request.seed)
+    (found,) = run(model, job)
+    expected = reference.latents(job[0], job[1].embeddings[0], job[1].pictures[0], job[0].seed)
     assert relative(found, expected) <= 1e-3
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)])
-def test_a_request_in_any_batch_is_as_alone(denoiser, seed):
+def test_a_request_in_any_batch_is_as_alone(model, seed):
     jobs = [random_job(100 * seed + i, size=(64, 128)) for i in range(8)]
-    for together, job in zip(run(denoiser, *jobs), jobs, strict=True):
-        assert relative(together, run(denoiser, job)[0]) <= 1e-4
+    for together, job in zip(run(model, *jobs), jobs, strict=True):
+        assert relative(together, run(model, job)[0]) <= 1e-4
 
 
-def test_requests_join_and_leave_between_steps(denoiser):
+def test_requests_join_and_leave_between_steps(model):
     first, second, third = (random_job(i, size=(64, 64)) for i in (2, 3, 10))
-    a, b = denoiser.start(first), denoiser.start(second)
-    denoiser.step([a])
-    denoiser.step([a, b])
-    c = denoiser.start(third)
-    while active := [state for state in (c, b, a) if state.steps_left]:
-        denoiser.step(active)
+    a, b = model.start(*first), model.start(*second)
+    model.work("step", [a]).wait()
+    model.work("step", [a, b]).wait()
+    c = model.start(*third)
+    while active := [state for state in (c, b, a) if steps_left(state)]:
+        model.work("step", active).wait()
     for state, job in ((a, first), (b, second), (c, third)):
-        assert relative(state.latents, run(denoiser, job)[0]) <= 1e-4
+        assert relative(state.latents, run(model, job)[0]) <= 1e-4
 
 
-def test_the_same_job_twice_is_the_same_to_the_last_bit(denoiser):
+def test_the_same_job_twice_is_the_same_to_the_last_bit(model):
     job = make_job(scheduler="euler_ancestral")
-    assert torch.equal(run(denoiser, job)[0], run(denoiser, job)[0])
+    assert torch.equal(run(model, job)[0], run(model, job)[0])
 
 
 @pytest.mark.parametrize("scheduler", contract.SCHEDULERS)
 @pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
-def test_without_face_and_identitynet_it_is_diffusers_sdxl_pipeline(denoiser, reference, scheduler, guidance_scale):
+def test_without_face_and_identitynet_it_is_diffusers_sdxl_pipeline(model, reference, scheduler, guidance_scale):
     job = make_job(
         scheduler=scheduler, guidance_scale=guidance_scale, num_inference_steps=5, ip_adapter_scale=0.0,
         controlnet_conditioning_scale=0.0, prompt="a knight", negative_prompt="blurry, low quality", height=128,
     )  # fmt: skip
-    (found,) = run(denoiser, job)
+    (found,) = run(model, job)
     pipeline = reference.pipeline
     pipeline.scheduler = reference.scheduler(scheduler)
     generator = torch.Generator().manual_seed(7)
@@ -134,49 +134,50 @@ def test_without_face_and_identitynet_it_is_diffusers_sdxl_pipeline(denoiser, re
     assert relative(found, expected) <= 1e-4
 
 
-@pytest.mark.parametrize("text", [*WORDS, "Grüße 世界 " * 60])
-def test_text_is_diffusers(denoiser, reference, text):
-    found = denoiser.networks.text.encode(text)
+@pytest.mark.parametrize("text", [*WORDS, "Grüße 世界"])
+def test_text_is_diffusers(model, reference, text):
+    found = model.networks.text.encode(text)
     embeds, _, pooled, _ = reference.pipeline.encode_prompt(text, do_classifier_free_guidance=False)
     torch.testing.assert_close(found.tokens, embeds, rtol=0, atol=1e-6)
     torch.testing.assert_close(found.pooled, pooled, rtol=0, atol=1e-6)
 
 
-def test_text_is_encoded_once(denoiser):
-    text = denoiser.networks.text
+def test_text_is_encoded_once(model):
+    text = model.networks.text
     text.encode("encoded once")
-    before = text.encode.cache_info()
+    before = text.encode_chunk.cache_info()
     text.encode("encoded once")
-    assert text.encode.cache_info().hits == before.hits + 1
-    assert text.encode.cache_info().misses == before.misses
+    assert text.encode_chunk.cache_info().hits == before.hits + 1
+    assert text.encode_chunk.cache_info().misses == before.misses
 
 
-def test_face_tokens_are_the_plain_resampler_s(denoiser, reference):
+def test_face_tokens_are_the_plain_resampler_s(model, reference):
     embedding = np.random.default_rng(0).normal(size=512).astype(np.float32) * 20
-    found = denoiser._face_tokens(embedding)[0]
+    found = model.conditions[0].tokens(embedding)[0]
     expected = plain_resampler(reference.image_proj, torch.from_numpy(embedding))
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_unconditional_face_tokens_are_those_of_zeros(denoiser, reference):
+def test_unconditional_face_tokens_are_those_of_zeros(model, reference):
     expected = plain_resampler(reference.image_proj, torch.zeros(512))
-    torch.testing.assert_close(denoiser._zero_face[0].double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.conditions[0]._no_face[0].double(), expected, rtol=1e-4, atol=1e-4)
     assert expected.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "euler_ancestral", "lcm"])
-def test_pictures_of_one_request_are_those_of_its_seeds(denoiser, scheduler):
-    (several,) = run(denoiser, make_job(num_images_per_prompt=3, seed=40, scheduler=scheduler))
+def test_pictures_of_one_request_are_those_of_its_seeds(model, scheduler):
+    (several,) = run(model, make_job(num_images_per_prompt=3, seed=40, scheduler=scheduler))
     for i in range(3):
-        (alone,) = run(denoiser, make_job(seed=40 + i, scheduler=scheduler))
+        (alone,) = run(model, make_job(seed=40 + i, scheduler=scheduler))
         assert relative(several[i : i + 1], alone) <= 1e-4
 
 
-def test_pictures_are_decoded_as_diffusers_does(denoiser, reference):
-    state = denoiser.start(make_job(num_inference_steps=3))
+def test_pictures_are_decoded_as_diffusers_does(model, reference):
+    state = model.start(*make_job(num_inference_steps=3))
     for _ in range(3):
-        denoiser.step([state])
-    picture = denoiser.decode(state)
+        model.work("step", [state]).wait()
+    model.work("decode", [state]).wait()
+    picture = state.pictures[0].numpy()
     with torch.no_grad():
         decoded = reference.vae.decode(state.latents / reference.vae.config.scaling_factor).sample
     expected = np.asarray(reference.pipeline.image_processor.postprocess(decoded, output_type="pil")[0])
@@ -186,14 +187,14 @@ def test_pictures_are_decoded_as_diffusers_does(denoiser, reference):
 
 def test_rounding_is_to_the_nearest():
     values = torch.tensor([-2.0, -1.0, 2 * 0.4 / 255 - 1, 2 * 0.6 / 255 - 1, 1.0, 3.0])
-    assert to_uint8(values.view(1, 1, 6)).reshape(-1).tolist() == [0, 0, 0, 1, 255, 255]
+    assert to_uint8(values.view(1, 1, 6)).flatten().tolist() == [0, 0, 0, 1, 255, 255]
 
 
 @pytest.mark.parametrize("scheduler", contract.SCHEDULERS)
 @pytest.mark.parametrize("steps", [1, 2, 50])
-def test_schedules_have_the_steps_they_say(denoiser, scheduler, steps):
-    state = denoiser.start(make_job(scheduler=scheduler, num_inference_steps=steps))
-    assert state.steps_left == count_steps(scheduler, steps)
+def test_schedules_have_the_steps_they_say(model, scheduler, steps):
+    state = model.start(*make_job(scheduler=scheduler, num_inference_steps=steps))
+    assert steps_left(state) == count_steps(scheduler, steps)
 
 
 def test_a_schedule_leaves_no_trace_in_the_next():
@@ -216,21 +217,21 @@ def test_window_edges():
     assert control_window(5, 0.0, 1.0) == (1.0,) * 5
 
 
-def test_identitynet_rests_outside_its_window(denoiser, monkeypatch):
+def test_identitynet_rests_outside_its_window(model, monkeypatch):
     calls = []
-    forward = denoiser.networks.identitynet.forward
-    monkeypatch.setattr(denoiser.networks.identitynet, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
-    run(denoiser, make_job(num_inference_steps=10, control_guidance_start=0.2, control_guidance_end=0.6))
+    forward = model.networks.identitynet.forward
+    monkeypatch.setattr(model.networks.identitynet, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    run(model, make_job(num_inference_steps=10, control_guidance_start=0.2, control_guidance_end=0.6))
     assert len(calls) == 4
 
 
-def test_latents_that_are_not_finite_fail_that_request_alone(denoiser):
-    sick, well = (denoiser.start(make_job(face=i)) for i in (1, 2))
+def test_latents_that_are_not_finite_fail_that_request_alone(model):
+    sick, well = (model.start(*make_job(face=i)) for i in (1, 2))
     sick.latents = torch.full_like(sick.latents, torch.nan)
-    while well.steps_left:
-        denoiser.step([state for state in (sick, well) if state.failure is None])
+    while steps_left(well):
+        model.work("step", [state for state in (sick, well) if state.failure is None]).wait()
     assert isinstance(sick.failure, EngineFailure)
-    (alone,) = run(denoiser, make_job(face=2))
+    (alone,) = run(model, make_job(face=2))
     assert relative(well.latents, alone) <= 1e-4
 
 
@@ -265,7 +266,7 @@ def test_a_missing_part_is_named(diffusion_weights, tmp_path, part):
     weights = copy_weights(diffusion_weights, tmp_path / "w")
     (weights / part).rename(tmp_path / "moved")
     with pytest.raises(FileNotFoundError, match=part.split("/")[-1]):
-        SdxlDenoiser.load(weights, torch.device("cpu"), torch.float32)
+        SdxlModel.load(weights, torch.device("cpu"), torch.float32)
 
 
 def test_an_adapter_for_another_unet_is_refused(diffusion_weights, tmp_path):
@@ -275,7 +276,7 @@ def test_an_adapter_for_another_unet_is_refused(diffusion_weights, tmp_path):
     del tensors["ip_adapter.3.to_v_ip.weight"]
     save_file(tensors, path)
     with pytest.raises(ValueError, match=r"ip_adapter\.3\.to_v_ip\.weight and 0 more do not fit"):
-        SdxlDenoiser.load(weights, torch.device("cpu"), torch.float32)
+        SdxlModel.load(weights, torch.device("cpu"), torch.float32)
 
 
 def test_a_missing_tensor_is_named(diffusion_weights, tmp_path):
@@ -285,4 +286,4 @@ def test_a_missing_tensor_is_named(diffusion_weights, tmp_path):
     del tensors["conv_in.weight"]
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"missing keys: conv_in.weight"):
-        SdxlDenoiser.load(weights, torch.device("cpu"), torch.float32)
+        SdxlModel.load(weights, torch.device("cpu"), torch.float32)

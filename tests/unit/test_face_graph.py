@@ -13,8 +13,10 @@ from torch import nn
 from torch.nn import functional
 
 from build_tools.face_graph import FaceModelError, build_face_graph
-from build_tools.face_graph.parity import Differences, Graph, Reference, on_canvas, photo_faces
 
+from .scripts import load
+
+parity = load("face_parity")
 CPU = ["CPUExecutionProvider"]
 KINDS = (1, 4, 10)
 SHAPE = torch.tensor([-0.35, -0.2, 0.35, -0.2, 0.0, 0.15, -0.25, 0.5, 0.25, 0.5])
@@ -84,14 +86,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def graph(folder) -> Graph:
-    return Graph(folder / "fused.onnx", CPU, 2)
+def graph(folder) -> parity.Graph:
+    return parity.Graph(folder / "fused.onnx", CPU, 2)
 
 
 @pytest.fixture(scope="module")
-def reference(folder) -> Reference:
+def reference(folder) -> parity.Reference:
     (folder / "reference").mkdir()
-    return Reference(folder / "detector.onnx", folder / "recogniser.onnx", folder / "reference", CPU, 2)
+    return parity.Reference(folder / "detector.onnx", folder / "recogniser.onnx", folder / "reference", CPU, 2)
 
 
 def discs(size: tuple[int, int], count: int, seed: int, radius: float | None = None) -> np.ndarray:
@@ -109,7 +111,7 @@ SIZES = [(1280, 1280), (832, 1280), (1280, 700), (640, 640), (300, 451), (97, 12
 
 
 def test_same_faces_as_insightface(graph, reference):
-    total = Differences()
+    total = parity.Differences()
     for seed, size in enumerate(SIZES * 2):
         picture = discs(size, 1 + 3 * (seed % 5), seed)
         total.add(graph.find(picture), reference.find(picture), threshold=0.5)
@@ -125,32 +127,57 @@ def test_best_score_first_as_in_insightface(graph, reference):
     assert np.all(np.diff(ours.scores) <= 0)
 
 
-def test_second_size_only_where_the_first_finds_nothing(graph, reference):
+def test_second_size_where_the_first_finds_nothing(graph, reference):
     close, ordinary, empty = discs((1280, 1280), 1, 8, radius=0.078), discs((960, 1280), 4, 3), discs((640, 1280), 0, 1)
-    outputs = graph.run(*on_canvas([close, ordinary, empty]))
+    outputs = graph.run(*parity.on_canvas([close, ordinary, empty]))
     assert outputs["detection_size"].tolist() == [128, 640, 0]
     theirs = [reference.find(picture) for picture in (close, ordinary, empty)]
     assert [found.detection_size for found in theirs] == [128, 640, 0]
-    total = Differences()
-    total.add(photo_faces(outputs, 0), theirs[0], 0.5)
+    total = parity.Differences()
+    total.add(parity.photo_faces(outputs, 0), theirs[0], 0.5)
     assert total.cosines
+    assert max(total.boxes) < 0.5
+
+
+def two_kinds() -> np.ndarray:
+    """A close-up that only 128 sees, and a dimmer disc in it that only 640 sees."""
+    picture = discs((1280, 1280), 1, 8, radius=0.078)
+    cv2.circle(picture, (150, 1130), 20, (205, 205, 205), -1)
+    return picture
+
+
+@pytest.mark.parametrize(("detection", "sizes"), [("surest", [128, 640, 0]), ("reference", [640, 640, 0])])
+def test_the_size_that_counts(folder, tmp_path, detection, sizes):
+    build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "fused.onnx", detection=detection)
+    (tmp_path / "reference").mkdir()
+    paths = folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "reference"
+    theirs = parity.Reference(*paths, CPU, 2, detection)
+    photos = [two_kinds(), discs((960, 1280), 4, 3), discs((640, 1280), 0, 1)]
+    outputs, total = parity.Graph(tmp_path / "fused.onnx", CPU, 2).run(*parity.on_canvas(photos)), parity.Differences()
+    assert outputs["detection_size"].tolist() == sizes
+    for i, photo in enumerate(photos):
+        expected = theirs.find(photo)
+        assert expected.detection_size == sizes[i]
+        total.add(parity.photo_faces(outputs, i), expected, 0.5)
+    assert (total.missed, total.extra, total.other_largest) == (0, 0, 0)
+    assert len(total.cosines) > 2
     assert max(total.boxes) < 0.5
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_many_photos_equal_one_by_one(graph, count):
     photos = [discs(SIZES[i], (0, 3, 9, 1, 5)[i], seed=i) for i in range(count)]
-    together = graph.run(*on_canvas(photos))
+    together = graph.run(*parity.on_canvas(photos))
     assert together["detection_size"].shape == (count,)
     for i, photo in enumerate(photos):
-        alone, part = graph.find(photo), photo_faces(together, i)
+        alone, part = graph.find(photo), parity.photo_faces(together, i)
         np.testing.assert_array_equal(part.boxes, alone.boxes)
         np.testing.assert_allclose(part.embeddings, alone.embeddings, rtol=1e-4, atol=1e-4)
 
 
 def test_no_photos_and_no_faces_give_empty_outputs(graph):
     for photos in ([], [discs((400, 640), 0, 1)]):
-        outputs = graph.run(*on_canvas(photos))
+        outputs = graph.run(*parity.on_canvas(photos))
         shapes = [outputs[name].shape for name in ("boxes", "scores", "landmarks", "embeddings", "photo_index")]
         assert shapes == [(0, 4), (0,), (0, 5, 2), (0, 512), (0,)]
         assert outputs["detection_size"].tolist() == [0] * len(photos)
@@ -163,7 +190,9 @@ def test_fifty_faces_and_the_cut_to_the_largest(folder, graph, reference, tmp_pa
     np.testing.assert_allclose(graph.find(crowd).boxes, theirs.boxes, atol=0.01)
     build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "few.onnx", max_faces=7)
     kept = np.sort(np.argsort(-theirs.areas, kind="stable")[:7])
-    np.testing.assert_allclose(Graph(tmp_path / "few.onnx", CPU, 2).find(crowd).boxes, theirs.boxes[kept], atol=0.01)
+    np.testing.assert_allclose(
+        parity.Graph(tmp_path / "few.onnx", CPU, 2).find(crowd).boxes, theirs.boxes[kept], atol=0.01
+    )
 
 
 def test_weights_stand_in_the_file_once(folder):
@@ -190,8 +219,8 @@ def test_published_oddities(folder, graph, tmp_path):
     onnx.save(model, str(old))
     half = export(SmallRecogniser().half(), torch.zeros(1, 3, 112, 112).half(), tmp_path / "half.onnx", 1)
     build_face_graph(old, half, tmp_path / "fused.onnx")
-    picture, total = discs((832, 1280), 9, 2), Differences()
-    total.add(Graph(tmp_path / "fused.onnx", CPU, 2).find(picture), graph.find(picture), 0.5)
+    picture, total = discs((832, 1280), 9, 2), parity.Differences()
+    total.add(parity.Graph(tmp_path / "fused.onnx", CPU, 2).find(picture), graph.find(picture), 0.5)
     assert (total.missed, total.extra) == (0, 0)
     assert min(total.cosines) > 0.9995
 
@@ -202,7 +231,7 @@ def test_recogniser_that_takes_one_face_at_a_time(folder, graph, tmp_path):
     onnx.save(model, str(tmp_path / "one.onnx"))
     build_face_graph(folder / "detector.onnx", tmp_path / "one.onnx", tmp_path / "fused.onnx")
     picture = discs((832, 1280), 9, 2)
-    ours = Graph(tmp_path / "fused.onnx", CPU, 2).find(picture)
+    ours = parity.Graph(tmp_path / "fused.onnx", CPU, 2).find(picture)
     np.testing.assert_allclose(ours.embeddings, graph.find(picture).embeddings, rtol=1e-4, atol=1e-4)
 
 
@@ -216,8 +245,9 @@ def test_other_files_are_refused_by_name(folder, tmp_path):
     for name in ("text.onnx", "missing.onnx"):
         with pytest.raises(FaceModelError, match=name):
             build_face_graph(tmp_path / name, recogniser, tmp_path / "out.onnx")
-    with pytest.raises(ValueError, match=r"score_threshold is 1\.5"):
-        build_face_graph(detector, recogniser, tmp_path / "out.onnx", score_threshold=1.5)
+    for option in ("detection", "border"):
+        with pytest.raises(ValueError, match=f"{option} is 'best', must be one of"):
+            build_face_graph(detector, recogniser, tmp_path / "out.onnx", **{option: "best"})
     assert not (tmp_path / "out.onnx").exists()
 
 

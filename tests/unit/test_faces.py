@@ -1,16 +1,18 @@
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from instantid.errors import NoUsableFace
+from instantid.errors import InvalidArgument, NoUsableFace
 from instantid.faces.choice import Faces
 from instantid.faces.conditioning import condition
 from instantid.faces.landmark_picture import draw_landmarks
 from instantid.faces.placement import place
-from instantid.request import GenerationRequest, PhotoSize
+from instantid.photos import PhotoSize
+from instantid.request import GenerationRequest
 
 LANDMARKS = np.array([(510.3, 252.9), (615.1, 257.5), (562.8, 320.2), (512.6, 352.1), (607.7, 355.8)], np.float32)
 
@@ -29,19 +31,13 @@ def faces(boxes, photo_index=None, photos=1, embeddings=None):
 
 
 def request(photos, has_pose_photo=False, width=1024, height=1024):
-    text = GenerationRequest.from_json(
-        json.dumps(
-            {
-                "prompt": "x", "negative_prompt": "", "width": width, "height": height, "num_inference_steps": 1,
-                "guidance_scale": 5.0, "ip_adapter_scale": 0.8, "controlnet_conditioning_scale": 0.8,
-                "control_guidance_start": 0.0, "control_guidance_end": 1.0, "scheduler": "euler",
-                "num_images_per_prompt": 1, "seed": 0, "output_format": "png", "output_quality": 95, "photos": [],
-            }
-        ).encode()
-    )  # fmt: skip
-    from dataclasses import replace
+    return GenerationRequest(
+        prompt="x", width=width, height=height, photos=tuple(photos), has_pose_photo=has_pose_photo
+    )
 
-    return replace(text, photos=tuple(photos), has_pose_photo=has_pose_photo)
+
+def no_pictures(width=1024, height=1024):
+    return np.zeros((0, height, width, 3), np.uint8)
 
 
 def plain_draw_kps(kps, w, h):
@@ -93,8 +89,8 @@ def test_faces_of_other_photos_do_not_count():
     assert found.largest(0, "photo[0]").box[2] == 50
 
 
-def test_no_face_says_which_photo_and_what_was_tried():
-    with pytest.raises(NoUsableFace, match=r"photo\[1\]: no face found; looked at detection sizes 640 and 128"):
+def test_no_face_says_which_photo_and_what_helps():
+    with pytest.raises(NoUsableFace, match=r"photo\[1\]: no face found; needs one clear face; a photo that lies on"):
         faces([(0, 0, 90, 90)], photos=2).largest(1, "photo[1]")
 
 
@@ -121,17 +117,49 @@ def test_embedding_is_the_mean_of_the_raw_ones():
     embeddings = np.stack([np.full(512, 30.0), np.full(512, 2.0), np.full(512, 1.0)]).astype(np.float32)
     sizes = [PhotoSize(640, 640, 1280, 1280)] * 3
     found = faces([(0, 0, 90, 90)] * 3, [0, 1, 2], 3, embeddings)
-    result = condition(request(sizes, has_pose_photo=True), found)
-    np.testing.assert_array_equal(result.embedding, np.full(512, 16.0, np.float32))
+    result = condition(request(sizes, has_pose_photo=True), found, no_pictures())
+    np.testing.assert_array_equal(result.embeddings, np.full((1, 512), 16.0, np.float32))
+    assert result.embeddings.dtype == np.float32
 
 
 def test_pose_photo_gives_the_landmarks_and_the_report_is_in_its_own_pixels():
     sizes = [PhotoSize(640, 640, 1280, 1280), PhotoSize(320, 640, 640, 1280)]
     found = faces([(0, 0, 90, 90), (10, 20, 110, 220)], [0, 1], 2)
-    result = condition(request(sizes, has_pose_photo=True, width=640, height=1280), found)
-    np.testing.assert_array_equal(result.landmark_picture, draw_landmarks(LANDMARKS + 10, 640, 1280))
+    result = condition(request(sizes, has_pose_photo=True, width=640, height=1280), found, no_pictures(640, 1280))
+    np.testing.assert_array_equal(result.pictures, draw_landmarks(LANDMARKS + 10, 640, 1280)[None])
     report = json.loads(result.report)
     assert report["box"] == [5.0, 10.0, 55.0, 110.0]
     assert report["photo_index"] == 1
     assert [photo["photo_index"] for photo in report["photos"]] == [0]
     np.testing.assert_allclose(report["photos"][0]["landmarks"], LANDMARKS / 2, atol=0.01)
+
+
+def test_notes_on_a_photo_are_in_the_report():
+    noted = PhotoSize(640, 640, 1280, 1280, ("unusable colour profile ignored",))
+    found = faces([(0, 0, 90, 90)] * 2, [0, 1], 2)
+    report = json.loads(condition(request([noted, PhotoSize(640, 640, 1280, 1280)]), found, no_pictures()).report)
+    assert [photo["notes"] for photo in report["photos"]] == [["unusable colour profile ignored"], []]
+
+
+def test_the_landmark_picture_follows_the_pictures_of_the_request():
+    wanted = replace(request([PhotoSize(640, 640, 1280, 1280)]), pictures=("landmarks", "landmarks"))
+    given = np.full((1, 1024, 1024, 3), 7, np.uint8)
+    pictures = condition(wanted, faces([(0, 0, 90, 90)]), given).pictures
+    assert pictures.shape == (2, 1024, 1024, 3)
+    assert (pictures[0] == 7).all()
+    np.testing.assert_array_equal(
+        pictures[1], draw_landmarks(place((1280, 1280), (1024, 1024)).apply(LANDMARKS), 1024, 1024)
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1024, 1024, 3), (0, 512, 1024, 3), (0, 1024, 1024)])
+def test_pictures_that_are_not_the_requests_are_refused(shape):
+    with pytest.raises(InvalidArgument, match=r"input_pictures: shape .*; must be \[0, 1024, 1024, 3\]"):
+        condition(request([PhotoSize(640, 640, 1280, 1280)]), faces([(0, 0, 90, 90)]), np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("has_pose_photo", [False, True])
+def test_a_request_without_a_photo_of_the_person_is_refused(has_pose_photo):
+    photos = [PhotoSize(640, 640, 1280, 1280)] * has_pose_photo
+    with pytest.raises(InvalidArgument, match=r"request\.photos: [01] photos; must hold one of the person"):
+        condition(request(photos, has_pose_photo), faces([(0, 0, 90, 90)]), no_pictures())

@@ -1,5 +1,6 @@
 import io
 import time
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,10 +11,9 @@ from skimage import data
 
 from instantid import contract
 from instantid.errors import Cancelled, InvalidArgument
-from instantid.intake import take_in
-from instantid.options import read_routing, read_size
-from instantid.profile import SDXL, Profile
-from instantid.request import GenerationRequest
+from instantid.profile import FEW_STEPS, SDXL, Profile
+from instantid.request import GenerationRequest, fill_sides, read_request
+from instantid.settings import Settings
 
 PROFILE = Profile("full", **SDXL)
 
@@ -30,61 +30,65 @@ def texts(*values):
 
 def take(parameters=None, mode="none", **changes):
     inputs = {"photo": texts(photo()), "prompt": texts(b"a portrait"), **changes}
-    return take_in(inputs, parameters or {}, "id-1", PROFILE, contract.MODES[mode])
+    return read_request(inputs, parameters or {}, Profile("full", **SDXL, **FEW_STEPS[mode]), "id-1")
+
+
+def resolve(parameters=None, mode="none", **changes):
+    return take(parameters, mode, **changes)[0]
 
 
 def test_defaults_are_the_contracts():
-    request = take().request
+    request = resolve()
     for number in contract.NUMBERS:
         if number.default is not None:
             assert getattr(request, number.name) == number.default
     assert (request.width, request.height, request.scheduler) == (1024, 1024, "euler")
-    assert request.tenant == contract.DEFAULT_TENANT
+    assert request.tenant == contract.TENANT.default
     assert 0 <= request.seed < 2**32
 
 
 def test_seeds_are_drawn_anew():
-    assert len({take().request.seed for _ in range(8)}) == 8
+    assert len({resolve().seed for _ in range(8)}) == 8
 
 
 def test_an_explicit_default_is_the_default():
-    explicit = take(seed=np.array([1]), ip_adapter_scale=np.array([0.8], np.float32)).request
-    assert explicit == take(seed=np.array([1])).request
+    explicit = resolve(seed=np.array([1]), ip_adapter_scale=np.array([0.8], np.float32))
+    assert explicit == resolve(seed=np.array([1]))
 
 
 def test_the_request_survives_json():
-    request = take({"deadline_ms": 5000}, prompt=texts("Grüße, 世界".encode())).request
+    request = resolve({"deadline_ms": 5000}, prompt=texts("Grüße, 世界".encode()))
     assert GenerationRequest.from_json(request.to_json()) == request
 
 
 def test_photos_lie_in_the_corner_of_their_canvas():
-    taken = take(photo=texts(photo(30, 40, 10), photo(40, 30, 20)), pose_photo=texts(photo(64, 64, 30)))
-    assert taken.images.shape == (3, 1280, 1280, 3)
-    assert taken.sizes.tolist() == [[1280, 960], [960, 1280], [1280, 1280]]
-    for canvas, (height, width), value in zip(taken.images, taken.sizes, (10, 20, 30), strict=True):
+    request, canvases = take(photo=texts(photo(30, 40, 10), photo(40, 30, 20)), pose_photo=texts(photo(64, 64, 30)))
+    assert canvases.images.shape == (3, 1280, 1280, 3)
+    assert canvases.sizes.tolist() == [[1280, 960], [960, 1280], [1280, 1280]]
+    for canvas, (height, width), value in zip(canvases.images, canvases.sizes, (10, 20, 30), strict=True):
         assert (canvas[:height, :width, 0] == value).all()
         assert canvas[height:].sum() + canvas[:, width:].sum() == 0
-    assert taken.request.has_pose_photo
+    assert request.has_pose_photo
+    assert request.photos == canvases.photos
 
 
 @pytest.mark.parametrize(
-    ("given_sides", "photo_size", "expected"),
+    ("width", "height", "aspect", "expected"),
     [
-        ({}, (512, 512), (1024, 1024)),
-        ({}, (1080, 1920), (768, 1344)),
-        ({"width": 512}, (1000, 2000), (512, 1024)),
-        ({"height": 1280}, (2000, 1000), (1536, 1280)),
-        ({"width": 1280, "height": 704}, (100, 100), (1280, 704)),
+        (None, None, 1, (1024, 1024)),
+        (None, None, 1080 / 1920, (768, 1344)),
+        (512, None, 0.5, (512, 1024)),
+        (None, 1280, 2, (1536, 1280)),
+        (1280, 704, 1, (1280, 704)),
     ],
 )
-def test_sizes_follow_the_photo(given_sides, photo_size, expected):
-    inputs = {name: np.array([side], np.int32) for name, side in given_sides.items()}
-    assert read_size(inputs, *photo_size, PROFILE) == expected
+def test_sizes_follow_the_photo(width, height, aspect, expected):
+    assert fill_sides(width, height, aspect, PROFILE) == expected
 
 
 @given(st.integers(16, 9000), st.floats(0.125, 8))
 def test_default_sizes_are_always_paintable(width, aspect):
-    w, h = read_size({}, width, max(16, round(width / aspect)), PROFILE)
+    w, h = fill_sides(None, None, width / max(16, round(width / aspect)), PROFILE)
     assert w % 64 == h % 64 == 0
     assert PROFILE.min_side <= min(w, h)
     assert max(w, h) <= PROFILE.max_side
@@ -92,7 +96,7 @@ def test_default_sizes_are_always_paintable(width, aspect):
 
 
 def test_the_size_follows_the_pose_photo():
-    request = take(photo=texts(photo(64, 64)), pose_photo=texts(photo(100, 200))).request
+    request = resolve(photo=texts(photo(64, 64)), pose_photo=texts(photo(100, 200)))
     assert request.width < request.height
 
 
@@ -121,7 +125,7 @@ def test_numbers_on_the_bounds(number):
     other = {"control_guidance_start": "low", "control_guidance_end": "high"}
     for end in (other[number.name],) if number.name in other else ("low", "high"):
         value = getattr(number, end)
-        request = take(**{number.name: np.array([value], TYPES[number.datatype])}).request
+        request = resolve(**{number.name: np.array([value], TYPES[number.datatype])})
         assert getattr(request, number.name) == value
 
 
@@ -155,6 +159,13 @@ FAULTS = {
         {"scheduler": texts(b"lcm"), "num_inference_steps": np.array([51], np.int32)},
         "num_inference_steps: 51; must be within 1..50 with the scheduler lcm",
     ),
+    "width not a number": ({"width": np.array([64.0], np.float32)}, "width: float32; must be INT32"),
+    "steps of another type": ({"num_inference_steps": np.array([8])}, "num_inference_steps: int64; must be INT32"),
+    "scale of another type": ({"guidance_scale": np.array([8.0])}, "guidance_scale: float64; must be FP32"),
+    "two seeds": ({"seed": np.array([1, 2])}, r"seed: shape \[2\]; must be \[1\]"),
+    "prompt no bytes": ({"prompt": texts("x")}, "prompt: str; must be BYTES"),
+    "photo no bytes": ({"photo": texts("x")}, r"photo\[0\]: str; must be BYTES"),
+    "two pose photos": ({"pose_photo": texts(photo(), photo())}, "pose_photo: 2 photos; must be 1"),
     "second photo": ({"photo": texts(photo(), b"x")}, r"photo\[1\]: not a readable image"),
     "pose photo": ({"pose_photo": texts(b"x")}, "pose_photo: not a readable image"),
 }
@@ -169,8 +180,23 @@ def test_faults_name_field_value_and_bound(name):
 
 @pytest.mark.parametrize(("mode", "expected"), [("hyper", ("ddim", 8, 5.0)), ("lcm", ("lcm", 8, 1.0))])
 def test_defaults_follow_the_few_step_mode(mode, expected):
-    request = take(mode=mode).request
+    request = resolve(mode=mode)
     assert (request.scheduler, request.num_inference_steps, request.guidance_scale) == expected
+
+
+def test_settings_know_every_few_step_mode():
+    assert get_args(Settings.model_fields["few_steps"].annotation) == tuple(FEW_STEPS)
+
+
+@pytest.mark.parametrize("mode", FEW_STEPS)
+def test_few_step_modes_are_within_the_contract(mode):
+    profile = Profile("full", **SDXL, **FEW_STEPS[mode])
+    assert set(profile.schedulers) <= set(contract.SCHEDULERS)
+    for own, general in zip(profile.options, contract.OPTIONS, strict=True):
+        assert own.name == general.name
+        if isinstance(own, contract.Number):
+            assert general.low <= own.low <= own.high <= general.high
+            assert own.default is None or own.low <= own.default <= own.high
 
 
 @pytest.mark.parametrize(
@@ -191,6 +217,7 @@ def test_bounds_follow_the_few_step_mode(mode, changes, message):
     "parameters",
     [
         {"tenant": ""},
+        {"tenant": "half a \ud83d"},
         {"tenant": 5},
         {"tenant": "a" * 129},
         {"deadline_ms": -1},
@@ -198,6 +225,8 @@ def test_bounds_follow_the_few_step_mode(mode, changes, message):
         {"deadline_ms": True},
         {"priority_level": 4},
         {"priority_level": float("inf")},
+        {"priority_level": False},
+        {"priority_level": 1.0},
     ],
 )
 def test_parameters_out_of_bounds(parameters):
@@ -207,9 +236,13 @@ def test_parameters_out_of_bounds(parameters):
 
 
 def test_parameters_as_a_header_brings_them():
-    routing = read_routing({"tenant": "acme", "deadline_ms": "1500", "priority_level": "1"})
-    assert (routing.tenant, routing.priority_level) == ("acme", 1)
-    assert 1.0 < routing.deadline - time.monotonic() <= 1.5
+    request = resolve({"tenant": "acme", "deadline_ms": "60000", "priority_level": "1"})
+    assert (request.tenant, request.priority_level) == ("acme", 1)
+    assert 30 < request.deadline - time.monotonic() <= 60
+
+
+def test_priority_0_is_the_default():
+    assert resolve({"priority_level": 0}).priority_level == contract.PRIORITY_LEVEL.default
 
 
 def test_a_passed_deadline_is_not_started():
@@ -218,7 +251,7 @@ def test_a_passed_deadline_is_not_started():
 
 
 def test_the_picture_s_parameters_hold_nothing_private():
-    public = take({"tenant": "acme"}, photo=texts(encode_astronaut())).request.public(7)
+    public = resolve({"tenant": "acme"}, photo=texts(encode_astronaut())).public(7)
     assert public["seed"] == 7
     assert not {"photos", "tenant", "request_id", "deadline"} & set(public)
 

@@ -19,7 +19,7 @@ from miniature.people import random_identity
 from miniature.people_pictures import align
 from miniature.scenery import SCENERY, draw_scenery
 from miniature.trained import load_vae
-from miniature.training import Trainer, load_averaged
+from miniature.training import Trainer, load_averaged, make_optimizers
 from miniature.words import word_places
 
 
@@ -31,8 +31,8 @@ def trainer(folder, steps):
         "t",
         {"m": module},
         lambda step: module(torch.randn(8, 16)).square().mean(),
+        optimizers=make_optimizers({"m": module}, 1e-2),
         steps=steps,
-        rate=1e-2,
         decay=0.9,
     )
 
@@ -64,7 +64,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from miniature.training import Trainer, join_others, own_share
+from miniature.training import Trainer, join_others, make_optimizers, own_share
 
 torch.set_num_threads(1)
 torch.manual_seed(5)
@@ -76,7 +76,8 @@ def loss(step):
     return module(torch.randn(8, 16)[own_share()]).square().mean()
 
 
-trainer = Trainer(Path(sys.argv[1]), "t", {"m": module}, loss, steps=20, rate=1e-2)
+optimizers = make_optimizers({"m": module}, 1e-2)
+trainer = Trainer(Path(sys.argv[1]), "t", {"m": module}, loss, optimizers=optimizers, steps=20)
 trainer.run(lambda: np.zeros((4, 4, 3), np.uint8))
 """
 

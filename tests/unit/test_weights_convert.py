@@ -16,7 +16,7 @@ from build_tools.published.manifest import PublishedFile, WeightsError
 from build_tools.published.verify import verify
 from build_tools.weights import make_miniature
 
-MEMBERS = (PublishedFile("scrfd_10g_bnkps.onnx", "face/detector.onnx", len(b"detector")),)
+MEMBERS = (PublishedFile("scrfd_10g_bnkps.onnx", len(b"detector"), None, "face/detector.onnx"),)
 
 
 FOLDER = [

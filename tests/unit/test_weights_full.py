@@ -18,9 +18,9 @@ from build_tools.published import cli
 from build_tools.published.manifest import MANIFEST, load_manifest
 from build_tools.published.transfer import Hub
 from build_tools.published.verify import verify
-from instantid.models.sdxl import SdxlDenoiser
+from instantid.models.sdxl import SdxlModel
 from instantid.profile import SDXL, load_profile
-from miniature.sdxl import TEXT_WIDTHS
+from miniature.sdxl import TEST_SIZES
 
 from .hub import REVISION, LoopbackHub
 from .published_miniature import published_files, write_manifest
@@ -90,10 +90,11 @@ def test_from_hub_to_a_picture_in_one_command(repositories, manifest, tmp_path):
 
 
 def assert_paints(folder):
-    denoiser = SdxlDenoiser.load(folder, torch.device("cpu"), torch.float32)
-    state = denoiser.start(make_job(num_inference_steps=1))
-    denoiser.step([state])
-    picture = denoiser.decode(state)
+    model = SdxlModel.load(folder, torch.device("cpu"), torch.float32)
+    state = model.start(*make_job(num_inference_steps=1))
+    for kind in ("step", "decode"):
+        model.work(kind, [state]).wait()
+    picture = state.pictures[0].numpy()
     assert state.failure is None
     assert picture.shape == (64, 64, 3)
     assert picture.std() > 1
@@ -137,9 +138,9 @@ def test_the_text_encoders_are_really_loaded(full, diffusion_weights):
     """transformers would leave tensors whose names it does not know at random."""
     cpu, text = torch.device("cpu"), "a portrait of a queen"
     found, expected = (
-        SdxlDenoiser.load(folder, cpu, torch.float32).networks.text.encode(text) for folder in (full, diffusion_weights)
+        SdxlModel.load(folder, cpu, torch.float32).networks.text.encode(text) for folder in (full, diffusion_weights)
     )
-    first = slice(TEXT_WIDTHS[0])
+    first = slice(TEST_SIZES.text_widths[0])
     torch.testing.assert_close(found.tokens[..., first], expected.tokens[..., first], rtol=0.01, atol=0.01)
     torch.testing.assert_close(found.pooled, expected.pooled, rtol=0.01, atol=0.01)
 

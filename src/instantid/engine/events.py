@@ -61,6 +61,7 @@ class Delivery:
     def _run(self) -> None:
         for event in iter(self._queue.get, None):
             self._deliver(event)
+            del event  # it holds its tasks, and one that was lost is answered only when nothing holds it
 
     def _deliver(self, event: Event) -> None:
         for listener in self._listeners:

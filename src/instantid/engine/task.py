@@ -73,7 +73,8 @@ class Model(Protocol):
     of the batch is run alone. `example` gives started states to measure with.
     """
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str: ...
 
     def plan(self, request: Any) -> Plan: ...
 
@@ -102,6 +103,11 @@ class Answer:
         if first:
             self._send(outcome)
         return first
+
+    def ask(self, question: Callable[[], bool]) -> bool:
+        """The request's own question, never once it is answered: Triton 2.51 then reads freed memory and crashes."""
+        with self._lock:
+            return not self.given and question()
 
     def __del__(self) -> None:
         self.give(EngineFailure("the request was lost inside the server"))

@@ -42,9 +42,10 @@ class Faces:
         """
         found = np.flatnonzero(self.photo_index == photo)
         if not len(found):
-            sizes = " and ".join(map(str, contract.DETECTION_SIZES))
-            raise NoUsableFace(field, "no face found", f"looked at detection sizes {sizes}; needs one clear face")
-        chosen = found[np.argmax(box_areas(self.boxes[found]))]
+            bound = "needs one clear face; a photo that lies on its side has to be turned upright"
+            raise NoUsableFace(field, "no face found", bound)
+        x0, y0, x1, y1 = self.boxes[found].T
+        chosen = found[np.argmax((x1 - x0) * (y1 - y0))]
         _check_size(self.boxes[chosen], field)
         return Face(
             self.boxes[chosen],
@@ -54,13 +55,6 @@ class Faces:
             len(found),
             int(self.detection_size[photo]),
         )
-
-
-def box_areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Areas [f] of boxes [f, 4]."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    areas: NDArray[np.float32] = sides[:, 0] * sides[:, 1]
-    return areas
 
 
 def _check_size(box: NDArray[np.float32], field: str) -> None:

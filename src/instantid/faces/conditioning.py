@@ -7,39 +7,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from instantid.errors import InvalidArgument
 from instantid.faces.choice import Face, Faces
 from instantid.faces.landmark_picture import draw_landmarks
 from instantid.faces.placement import place
-from instantid.request import GenerationRequest, PhotoSize
+from instantid.photos import PhotoSize
+from instantid.request import GenerationRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """`embedding` float32 [512] raw (not normalised); `landmark_picture` HWC RGB uint8 of the picture's size.
+    """`embeddings` float32 [persons, 512] raw (not normalised), of one person today.
 
+    `pictures` uint8 RGB [k, height, width, 3], by the names in the request; the landmark picture is the last.
     `report` is the JSON of the output `face`, in pixels of the photos as they were sent.
     """
 
-    embedding: NDArray[np.float32]
-    landmark_picture: NDArray[np.uint8]
+    embeddings: NDArray[np.float32]
+    pictures: NDArray[np.uint8]
     report: bytes
 
 
-def condition(request: GenerationRequest, faces: Faces) -> Conditioning:
+def condition(request: GenerationRequest, faces: Faces, input_pictures: NDArray[np.uint8]) -> Conditioning:
     """Mean embedding of the person's photos, and the landmarks of the pose photo (or the first) in the picture.
 
-    Raises NoUsableFace, naming the photo, if one has no face or only too small ones.
+    `input_pictures` uint8 RGB [k, height, width, 3] are passed on. Raises NoUsableFace, naming the photo, if one has no
+    face or only too small ones, and InvalidArgument if pictures or photos are not those of the request.
     """
-    persons = len(request.photos) - request.has_pose_photo
-    found = [faces.largest(i, f"photo[{i}]") for i in range(persons)]
-    pose_index = persons if request.has_pose_photo else 0
+    _check_given(request, input_pictures)
+    count = len(request.photos) - request.has_pose_photo
+    found = [faces.largest(i, f"photo[{i}]") for i in range(count)]
+    pose_index = count if request.has_pose_photo else 0
     pose = faces.largest(pose_index, "pose_photo") if request.has_pose_photo else found[0]
     embedding = np.stack([face.embedding for face in found]).mean(axis=0, dtype=np.float64)
-    placement = place(_resized(request.photos[pose_index]), (request.width, request.height))
-    picture = draw_landmarks(placement.apply(pose.landmarks), request.width, request.height)
+    posed = request.photos[pose_index]
+    placement = place((posed.resized_width, posed.resized_height), (request.width, request.height))
+    landmarks = draw_landmarks(placement.apply(pose.landmarks), request.width, request.height)
     photos = [describe(face, request.photos[i], i) for i, face in enumerate(found)]
-    report = {**describe(pose, request.photos[pose_index], pose_index), "photos": photos}
-    return Conditioning(embedding.astype(np.float32), picture, json.dumps(report).encode())
+    report = {**describe(pose, posed, pose_index), "photos": photos}
+    pictures = np.concatenate([input_pictures, landmarks[None]])
+    return Conditioning(embedding.astype(np.float32)[None], pictures, json.dumps(report).encode())
 
 
 def describe(face: Face, photo: PhotoSize, index: int) -> dict[str, Any]:
@@ -52,8 +59,13 @@ def describe(face: Face, photo: PhotoSize, index: int) -> dict[str, Any]:
         "detection_size": face.detection_size,
         "faces_seen": face.faces_seen,
         "photo_index": index,
+        "notes": list(photo.notes),
     }
 
 
-def _resized(photo: PhotoSize) -> tuple[int, int]:
-    return photo.resized_width, photo.resized_height
+def _check_given(request: GenerationRequest, input_pictures: NDArray[np.uint8]) -> None:
+    if len(request.photos) <= request.has_pose_photo:
+        raise InvalidArgument("request.photos", f"{len(request.photos)} photos", "must hold one of the person")
+    expected = (len(request.pictures) - 1, request.height, request.width, 3)
+    if input_pictures.shape != expected:
+        raise InvalidArgument("input_pictures", f"shape {list(input_pictures.shape)}", f"must be {list(expected)}")

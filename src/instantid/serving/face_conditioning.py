@@ -7,19 +7,21 @@ from instantid import contract
 from instantid.contract import Tensor
 from instantid.faces.choice import Faces
 from instantid.faces.conditioning import condition
+from instantid.photos import Inputs
 from instantid.request import GenerationRequest
-from instantid.serving.model import BlockingModel, Inputs
+from instantid.serving.model import BlockingModel
 
 
 class FaceConditioningModel(BlockingModel):
-    model = contract.FACE_CONDITIONING
+    signature = contract.FACE_CONDITIONING
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
         tensors: dict[str, Any] = dict(inputs)
         request = GenerationRequest.from_json(tensors[contract.REQUEST.name].item())
-        conditioning = condition(request, Faces(**{t.name: tensors[t.name] for t in contract.FACES}))
+        faces = Faces(*(tensors[tensor.name] for tensor in contract.FACES))
+        conditioning = condition(request, faces, tensors[contract.INPUT_PICTURES.name])
         return {
-            contract.EMBEDDING: conditioning.embedding,
-            contract.LANDMARK_PICTURE: conditioning.landmark_picture,
+            contract.EMBEDDINGS: conditioning.embeddings,
+            contract.PICTURES: conditioning.pictures,
             contract.FACE: [conditioning.report],
         }

@@ -1,27 +1,32 @@
-"""Triton's side of the first stage."""
+"""Triton's side of the first stage: everything that can be wrong with a request is found here."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from instantid import contract
 from instantid.contract import Tensor
-from instantid.intake import take_in
+from instantid.photos import Inputs
 from instantid.profile import load_profile
-from instantid.serving.model import BlockingModel, Inputs
+from instantid.request import read_request
+from instantid.serving.model import BlockingModel
+from instantid.styles import load_styles
 
 
 class IntakeModel(BlockingModel):
-    model = contract.INTAKE
+    signature = contract.INTAKE
 
     def initialize(self, args: Mapping[str, str]) -> None:
         super().initialize(args)
-        self.profile = load_profile(self.settings.weights)
-        self.mode = contract.MODES[self.settings.few_steps]
+        styles = load_styles(self.settings.styles)
+        self.profile = load_profile(self.settings.weights, self.settings.few_steps, styles)
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
-        taken = take_in(inputs, parameters, request_id, self.profile, self.mode)
+        request, canvases = read_request(inputs, parameters, self.profile, request_id)
         return {
-            contract.IMAGES: taken.images,
-            contract.SIZES: taken.sizes,
-            contract.REQUEST: [taken.request.to_json()],
+            contract.IMAGES: canvases.images,
+            contract.SIZES: canvases.sizes,
+            contract.INPUT_PICTURES: np.zeros((0, request.height, request.width, 3), np.uint8),
+            contract.REQUEST: [request.to_json()],
         }

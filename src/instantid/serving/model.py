@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
 
-from instantid.contract import Model, Tensor
-from instantid.serving.heartbeat import Watch, end_server, server_folders
-from instantid.serving.tensors import error_response, make_response, read_inputs, read_parameters
+from instantid.contract import ModelSignature, Tensor
+from instantid.photos import Inputs
+from instantid.serving.board import Board, server_folder
+from instantid.serving.tensors import error_response, make_response, read_id, read_inputs, read_parameters
 from instantid.settings import Settings
-
-Inputs = Mapping[str, NDArray[Any] | None]
 
 
 class TritonLogHandler(logging.Handler):
@@ -27,7 +25,7 @@ class TritonLogHandler(logging.Handler):
         )
 
 
-def set_up(model: Model, args: Mapping[str, str]) -> Settings:
+def set_up(model: ModelSignature, args: Mapping[str, str]) -> Settings:
     """Logging and settings of one instance; logs which `config_name` of the repository is in force.
 
     Triton takes `config.pbtxt` without a word where the configuration that was asked for does not exist.
@@ -42,26 +40,28 @@ def set_up(model: Model, args: Mapping[str, str]) -> Settings:
 class BlockingModel:
     """A Triton Python model whose `respond` turns one request's inputs into its outputs."""
 
-    model: ClassVar[Model]
+    signature: ClassVar[ModelSignature]
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        self.settings = set_up(self.model, args)
-        self._watch = Watch(server_folders(os.getppid())[0], end_server)
+        self.settings = set_up(self.signature, args)
+        self._board = Board(server_folder(os.getppid()), args["model_instance_name"])
+        self._board.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
-        self._watch.close()
+        self._board.close()
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
         raise NotImplementedError
 
     def _answer(self, request: Any) -> Any:
-        request_id = request.request_id()
+        request_id = ""
         try:
-            inputs = read_inputs(request, self.model)
+            request_id = read_id(request)
+            inputs = read_inputs(request, self.signature)
             values = self.respond(inputs, read_parameters(request), request_id)
-            return make_response(self.model, values)
+            return make_response(self.signature, values)
         except Exception as error:  # noqa: BLE001 - an uncaught one would fail the batch and show a path
             return error_response(error, request_id)

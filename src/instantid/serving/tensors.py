@@ -9,31 +9,36 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from instantid.contract import Model, Tensor
-from instantid.errors import EngineFailure, ServiceError
+from instantid.contract import ModelSignature, Tensor
+from instantid.errors import EngineFailure, InvalidArgument, ServiceError
+from instantid.request import NUMPY_TYPES
 
 log = logging.getLogger(__name__)
 
-NUMPY_TYPES: Mapping[str, Any] = {
-    "BYTES": np.object_,
-    "UINT8": np.uint8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP32": np.float32,
-}
+
+def read_id(request: Any) -> str:
+    """The caller's own id of the request. Raises InvalidArgument if it is not UTF-8."""
+    try:
+        return str(request.request_id())
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("id", "not UTF-8", f"byte {error.start} cannot be decoded") from error
 
 
-def read_inputs(request: Any, model: Model) -> dict[str, NDArray[Any] | None]:
+def read_inputs(request: Any, model: ModelSignature) -> dict[str, NDArray[Any] | None]:
     """The request's tensors by name, copied (Triton's memory is not ours once execute() returns); absent: None."""
     tensors = {t.name: pb_utils.get_input_tensor_by_name(request, t.name) for t in model.inputs}
     return {name: None if tensor is None else tensor.as_numpy().copy() for name, tensor in tensors.items()}
 
 
 def read_parameters(request: Any) -> dict[str, Any]:
-    return dict(json.loads(request.parameters() or "{}"))
+    """Triton's request parameters. Raises InvalidArgument if one is not UTF-8."""
+    try:
+        return dict(json.loads(request.parameters() or "{}"))
+    except ValueError as error:
+        raise InvalidArgument("parameters", "not readable", "must be UTF-8") from error
 
 
-def make_response(model: Model, values: Mapping[Tensor, Any]) -> Any:
+def make_response(model: ModelSignature, values: Mapping[Tensor, Any]) -> Any:
     """A response with exactly the model's outputs; values are arrays, or what numpy makes one of."""
     assert set(values) == set(model.outputs), f"{model.name} must give {[t.name for t in model.outputs]}"
     return pb_utils.InferenceResponse(
@@ -47,8 +52,9 @@ def error_response(error: Exception, request_id: str) -> Any:
         log.error("request %r failed", request_id, exc_info=error)
         error = EngineFailure("the request could not be served; the server's log has the reason")
     code = getattr(pb_utils.TritonError, error.status)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+    text = str(error).encode(errors="replace").decode()
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
 
 def _array(tensor: Tensor, value: Any) -> NDArray[Any]:
-    return np.ascontiguousarray(np.asarray(value, NUMPY_TYPES[tensor.datatype]))
+    return np.ascontiguousarray(np.asarray(value, NUMPY_TYPES.get(tensor.datatype, np.object_)))

@@ -9,31 +9,30 @@ from instantid.serving.denoiser import DenoiserModel
 class TritonPythonModel(DenoiserModel):
     def initialize(self, args):
         super().initialize(args)
-        denoiser = self.engine._denoiser
-        self._step = denoiser.step
-        denoiser.step = self._faulty_step
+        self._work = self.model.work
+        self.model.work = self._faulty_work
 
     def _task(self, request):
         task = super()._task(request)
-        prompt = task.job.request.prompt if task else ""
+        prompt = task.request.prompt if task else ""
         if prompt == "execution raises":
             raise RuntimeError("/secret/path")
         return None if prompt == "lost on the way to the engine" else task
 
     def _read(self, request, answer):
         task = super()._read(request, answer)
-        if task.job.request.prompt == "cannot be read":
+        if task.request.prompt == "cannot be read":
             raise RuntimeError("/secret/path")
         return task
 
-    def _encode(self, job, pictures):
-        if job.request.prompt == "response that cannot be sent":
+    def _finish(self, task):
+        if task.request.prompt == "response that cannot be sent":
             return "no response"
-        if job.request.prompt == "encoding thread ends":
+        if task.request.prompt == "finishing thread ends":
             raise SystemExit
-        return super()._encode(job, pictures)
+        return super()._finish(task)
 
-    def _faulty_step(self, states):
+    def _faulty_work(self, kind, states):
         prompts = {state.request.prompt for state in states}
         if "the device fails" in prompts:
             raise DeviceFailure("the device failed; the server is restarting")
@@ -43,4 +42,4 @@ class TritonPythonModel(DenoiserModel):
             time.sleep(600)
         if "memory" in prompts:
             raise RuntimeError("can't allocate memory: you tried to allocate 1 bytes")
-        self._step(states)
+        return self._work(kind, states)

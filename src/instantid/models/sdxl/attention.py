@@ -5,35 +5,20 @@ values and the face's own; `out = text + ip_adapter_scale * face`, before the ou
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-@dataclass(frozen=True, slots=True)
-class KeysValues:
+class KeysValues(NamedTuple):
     """Keys and values [rows, heads, n, d] for each cross-attention layer of one network."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
-    @staticmethod
-    def cat(parts: Sequence["KeysValues"]) -> "KeysValues":
-        return KeysValues(*(_cat_layers([getattr(p, f.name) for p in parts]) for f in fields(KeysValues)))
 
-    def repeat(self, images: int) -> "KeysValues":
-        """Each row `images` times."""
-        return KeysValues(
-            tuple(k.repeat_interleave(images, dim=0) for k in self.keys),
-            tuple(v.repeat_interleave(images, dim=0) for v in self.values),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class FaceAttention:
+class FaceAttention(NamedTuple):
     """What the UNet's cross attention adds for the face; `scale` [rows, 1, 1, 1] is `ip_adapter_scale`."""
 
     scale: Tensor
@@ -75,8 +60,8 @@ class CrossAttention:
             output = output + face.scale * self._attend(query, face.face)
         return _merge(attn, output)
 
-    def _attend(self, query: Tensor, given: KeysValues) -> Tensor:
-        return F.scaled_dot_product_attention(query, given.keys[self.index], given.values[self.index])
+    def _attend(self, query: Tensor, context: KeysValues) -> Tensor:
+        return F.scaled_dot_product_attention(query, context.keys[self.index], context.values[self.index])
 
 
 def install(network: Any) -> list[Any]:
@@ -110,7 +95,3 @@ def project_heads(layer: nn.Module, x: Tensor, heads: int) -> Tensor:
 def _merge(attn: Any, x: Tensor) -> Tensor:
     merged: Tensor = attn.to_out[0](x.transpose(1, 2).flatten(2))
     return merged
-
-
-def _cat_layers(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))

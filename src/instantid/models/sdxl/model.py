@@ -1,41 +1,55 @@
-"""One denoising path: start a request, step a batch of requests, decode a finished one."""
+"""InstantID on SDXL as the engine calls it: plan a request, start it, do units of its work."""
 
-import logging
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from instantid.contract import MODES
-from instantid.errors import EngineFailure
-from instantid.models.sdxl.attention import FaceAttention
+from instantid import contract
+from instantid.engine import Group, Plan
+from instantid.models.memory import device_errors
+from instantid.models.parts import kept_bytes, repeat
+from instantid.models.predict import Execution
+from instantid.models.sdxl.condition import Condition
+from instantid.models.sdxl.decode import Decode
+from instantid.models.sdxl.denoise import Denoise
+from instantid.models.sdxl.identity import LANDMARKS, Identity
+from instantid.models.sdxl.kinds import Prediction
 from instantid.models.sdxl.load import Networks, load_networks
-from instantid.models.sdxl.memory import device_errors
-from instantid.models.sdxl.schedules import Schedule, control_window
-from instantid.models.sdxl.state import Job, Rows, State
-from instantid.models.sdxl.text import TextEmbedding, time_ids
+from instantid.models.sdxl.prompts import CompelPrompt
+from instantid.models.sdxl.schedules import Schedule, check_steps, training
+from instantid.models.sdxl.state import Conditions, RequestTensors, State
+from instantid.models.sdxl.text import ChunkedText, TextEmbedding, TextPart, time_ids
+from instantid.models.unit import LaunchedUnit
+from instantid.profile import Profile
 from instantid.request import GenerationRequest
 
-log = logging.getLogger(__name__)
+SMALL_TENSOR = 64
 
 
-class SdxlDenoiser:
-    """InstantID on SDXL. Modules are never changed by a request; all that a request owns is in its State.
+class SdxlModel:
+    """One set of weights on one device. All that a request owns is in its State.
 
-    `start`, `step` and `decode` are called from one thread. They raise Overloaded where the device's memory does not
-    suffice and DeviceFailure where the device cannot be used any more.
+    `start` and `work` are called from one thread. They raise Overloaded where the device's memory does not suffice and
+    DeviceFailure where the device cannot be used any more.
     """
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, conditions: Sequence[Condition] | None = None) -> None:
+        training(networks.scheduler_config)
         self.networks = networks
         self.device = networks.device
-        self.compiled: dict[torch.Size, Callable[..., Tensor]] = {}
-        """By the shape of the latents of a step, what takes the place of `predict` where IdentityNet acts."""
-        self._zero_face = self._face_tokens(np.zeros(networks.embedding_size, np.float32))
+        self.conditions = tuple(conditions or [Identity(networks)])
+        self.denoise = Denoise(networks, self.conditions)
+        self.decode = Decode(networks.vae)
+        self.phases = (self.denoise, self.decode)
+        """In the order in which a request goes through them."""
 
     @classmethod
     def load(
@@ -43,181 +57,159 @@ class SdxlDenoiser:
         weights: Path,
         device: torch.device,
         dtype: torch.dtype,
+        *,
         checkpoint: Path | None = None,
         loras: Sequence[tuple[Path, float]] = (),
-        few_steps: str = "none",
-    ) -> "SdxlDenoiser":
+        profile: Profile | None = None,
+        vae_dtype: torch.dtype | None = None,
+        prediction: Prediction = "auto",
+    ) -> "SdxlModel":
         """Load one set of weights; UNet, IdentityNet, adapter and text encoders in `dtype`.
 
         `checkpoint`, a diffusers folder or a single safetensors file, takes the place of the set's own SDXL. `loras`,
-        files and their weights, are fused into it, and so is the set's own LoRA of a mode of `contract.MODES`. Raises
-        FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
+        files and their weights, are fused into it, and so is the LoRA of the profile's few-step mode. `vae_dtype` None
+        means float32. `prediction` overrides what the checkpoint says that it predicts. Raises FileNotFoundError or
+        ValueError, naming file and tensor, for a set that is not whole.
         """
-        if few_steps != "none":
-            loras = [(weights / "lora" / f"{few_steps}.safetensors", 1.0), *loras]
-        networks = load_networks(weights, device, dtype, checkpoint, loras)
-        if spacing := MODES[few_steps].timestep_spacing:
-            changed = {**networks.scheduler_config, "timestep_spacing": spacing}
+        if profile and profile.lora:
+            loras = [(weights / "lora" / profile.lora, 1.0), *loras]
+        networks = load_networks(weights, device, dtype, vae_dtype or torch.float32, checkpoint, loras, prediction)
+        if profile and profile.timestep_spacing:
+            changed = {**networks.scheduler_config, "timestep_spacing": profile.timestep_spacing}
             networks = replace(networks, scheduler_config=changed)
         return cls(networks)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with whatever changes costs or compiled steps: device, versions, dtype, threads, networks, code.
+
+        A compiler writes tensors of a few numbers into its code, so these count too.
+        """
+        networks, on_gpu = self.networks, self.device.type == "cuda"
+        facts = [
+            torch.cuda.get_device_name(self.device) if on_gpu else f"cpu, {torch.get_num_threads()} threads",
+            torch.__version__,
+            diffusers.__version__,
+            str(networks.dtype),
+            *(json.dumps(dict(n.config), default=str) for n in (networks.unet, networks.identitynet, networks.vae)),
+            *(path.read_text() for path in sorted(Path(__file__).parents[1].rglob("*.py"))),
+            *(str(t.flatten().tolist()) for n in (networks.unet, networks.identitynet) for t in _small(n)),
+        ]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+    def plan(self, request: GenerationRequest) -> Plan:
+        """The units of work of a request: all its steps, then the decoding of each picture.
+
+        Raises InvalidArgument where the scheduler needs more steps with this checkpoint.
+        """
+        check_steps(request.scheduler, self.networks.scheduler_config, request.num_inference_steps)
+        images = request.num_images_per_prompt
+        rows = images * (2 if request.guidance else 1)
+        area = request.height * request.width
+        chunks = _chunks(self._read(request))
+        fixed, per_pixel, per_chunk = self._row_bytes
+        return Plan(
+            Group(area, (request.height, request.width, chunks)),
+            tuple(phase.plan(request, rows) for phase in self.phases),
+            rows * int(fixed + per_pixel * area + per_chunk * chunks),
+        )
+
     @torch.inference_mode()
-    def start(self, job: Job) -> State:
+    def start(self, request: GenerationRequest, given: RequestTensors) -> State:
         """Everything that is the same in all steps: text, face tokens, keys and values, landmarks, first noise."""
         with device_errors(self.device):
-            return self._start(job)
+            return self._start(request, given)
 
-    def _start(self, job: Job) -> State:
-        request = job.request
+    @torch.inference_mode()
+    def work(self, kind: str, states: Sequence[State]) -> LaunchedUnit:
+        """Launch one unit of a phase for states of one group. If it raises, none of them has advanced."""
+        with device_errors(self.device):
+            unit = LaunchedUnit(self.device)
+            (phase,) = (phase for phase in self.phases if phase.kind == kind)
+            return unit.launched(phase.work(states))
+
+    def example(self, size: tuple[int, int], rows: int) -> list[State]:
+        """Started requests of one row each, `size` (height, width) in pixels, to measure with."""
+        height, width = size
+        request = GenerationRequest(
+            prompt="a portrait", height=height, width=width, guidance_scale=1.0, seed=0, pictures=(LANDMARKS,)
+        )
+        embeddings = np.ones((1, contract.EMBEDDING_SIZE), np.float32)
+        given = RequestTensors(embeddings, np.zeros((1, height, width, 3), np.uint8))
+        return [self.start(request, given) for _ in range(rows)]
+
+    def use(self, execution: Execution) -> None:
+        """Run the networks in this way from now on; what was prepared for the one before is dropped."""
+        layout = torch.channels_last if execution.channels_last else torch.contiguous_format
+        for network in (self.networks.unet, self.networks.identitynet, self.networks.vae):
+            network.to(memory_format=layout)
+        self.denoise.predictor.clear()
+        self.denoise.predictor.execution = execution
+
+    @cached_property
+    def _row_bytes(self) -> tuple[float, float, float]:
+        """What a row of a started request keeps: bytes, bytes for each pixel of the picture, and for each chunk of its
+        text."""
+        sides = (64, 128)
+        states = [state for n in sides for state in self.example((n, n), 1)]
+        kept = [kept_bytes((state.latents, state.conditions)) for state in states]
+        per_pixel = (kept[1] - kept[0]) / (sides[1] ** 2 - sides[0] ** 2)
+        text = states[0].conditions.text
+        per_chunk = kept_bytes((text.tokens, text.context))
+        return kept[0] - per_pixel * sides[0] ** 2 - per_chunk, per_pixel, per_chunk
+
+    def _start(self, request: GenerationRequest, given: RequestTensors) -> State:
         schedule = Schedule(request.scheduler, self.networks.scheduler_config, request.num_inference_steps, self.device)
+        windows = tuple(condition.window(request, len(schedule.timesteps)) for condition in self.conditions)
         generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.seeds)
         return State(
             request=request,
             schedule=schedule,
-            window=control_window(
-                len(schedule.timesteps), request.control_guidance_start, request.control_guidance_end
-            ),
+            windows=windows,
+            timesteps=torch.stack(list(schedule.timesteps)).to(self.device, torch.float32),
+            scales=tuple(torch.tensor(w, dtype=self.networks.dtype, device=self.device) for w in windows),
             generators=generators,
             latents=schedule.initial(self._first_noise(request, generators)),
-            inputs=self._inputs(job),
+            conditions=Conditions(self._text(request), tuple(c.start(request, given) for c in self.conditions)),
+            facts={"prompt": _facts(self._read(request))},
         )
 
-    @torch.inference_mode()
-    def step(self, states: Sequence[State]) -> None:
-        """Advance every state by one step in one pass of the networks; all states have one size.
+    def _read(self, request: GenerationRequest) -> dict[str, ChunkedText | CompelPrompt]:
+        """The prompts that act, by option. Raises InvalidArgument."""
+        names = ("negative_prompt", "prompt") if request.guidance else ("prompt",)
+        read = self.networks.text.read
+        return {name: read(getattr(request, name), request.prompt_syntax, name) for name in names}
 
-        A state whose latents are no longer finite gets a `failure`; the others are not touched by it.
-        """
-        with device_errors(self.device):
-            self._step(states)
-
-    def _step(self, states: Sequence[State]) -> None:
-        copies = [2 if state.request.guidance else 1 for state in states]
-        latents = [state.schedule.scale(state.latents, state.index) for state in states]
-        noise = self._noise(
-            torch.cat([x.repeat(n, 1, 1, 1) for x, n in zip(latents, copies, strict=True)]),
-            torch.cat([state.schedule.timesteps[state.index].expand(state.rows) for state in states]),
-            Rows.cat([state.inputs for state in states]),
-            self._identity_scales(states),
+    def _text(self, request: GenerationRequest) -> TextPart:
+        images, networks = request.num_images_per_prompt, self.networks
+        read = self._read(request)
+        syntax, chunks = request.prompt_syntax, _chunks(read)
+        encoded = [networks.text.encode(getattr(request, name), syntax, chunks, name) for name in read]
+        if request.zero_negative_prompt:
+            encoded[0] = TextEmbedding(torch.zeros_like(encoded[1].tokens), torch.zeros_like(encoded[1].pooled))
+        tokens = torch.cat([embedding.tokens for embedding in encoded])
+        return TextPart(
+            tokens=repeat(tokens, images),
+            pooled=repeat(torch.cat([embedding.pooled for embedding in encoded]), images),
+            time_ids=time_ids(request.height, request.width, self.device).expand(len(encoded) * images, -1),
+            context=repeat(networks.unet_text.project(tokens), images),
         )
-        for state, predicted in zip(states, noise.split([state.rows for state in states]), strict=True):
-            self._advance(state, predicted.float())
-
-    def _noise(self, latents: Tensor, timesteps: Tensor, rows: Rows, identity_scale: Tensor | None) -> Tensor:
-        compiled = None if identity_scale is None else self.compiled.get(latents.shape)
-        if compiled:
-            try:
-                return compiled(latents, timesteps, rows, identity_scale)
-            except RuntimeError:
-                log.exception("the compiled step for latents %s failed; going on without it", tuple(latents.shape))
-                del self.compiled[latents.shape]
-        return self.predict(latents, timesteps, rows, identity_scale)
-
-    @torch.inference_mode()
-    def decode(self, state: State) -> NDArray[np.uint8]:
-        """The next picture of a state whose steps are done, HWC RGB uint8."""
-        with device_errors(self.device):
-            picture = self.to_picture(state.latents[state.decoded])
-        state.decoded += 1
-        return picture
-
-    @torch.inference_mode()
-    def to_picture(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Latents [4, h, w] to a picture HWC RGB uint8, decoded by itself."""
-        vae = self.networks.vae
-        scaled = latents[None].to(vae.dtype) / vae.config.scaling_factor
-        return to_uint8(vae.decode(scaled, return_dict=False)[0][0])
-
-    def predict(self, latents: Tensor, timesteps: Tensor, rows: Rows, identity_scale: Tensor | None) -> Tensor:
-        """Predicted noise [rows, 4, h, w] in the model's dtype, from scaled latents and tensors only.
-
-        `identity_scale` [rows, 1, 1, 1], or None where IdentityNet acts on no row.
-        """
-        networks = self.networks
-        latents = latents.to(networks.dtype)
-        added = {"text_embeds": rows.pooled, "time_ids": rows.time_ids}
-        residuals: dict[str, object] = {}
-        if identity_scale is not None:
-            down, middle = networks.identitynet(
-                latents,
-                timesteps,
-                encoder_hidden_states=rows.face_tokens,
-                controlnet_cond=rows.landmarks,
-                conditioning_scale=identity_scale,
-                added_cond_kwargs=added,
-                cross_attention_kwargs={"context": rows.identitynet},
-                return_dict=False,
-            )
-            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        noise: Tensor = networks.unet(
-            latents,
-            timesteps,
-            encoder_hidden_states=rows.text,
-            added_cond_kwargs=added,
-            cross_attention_kwargs={"context": rows.unet, "face": rows.face},
-            return_dict=False,
-            **residuals,
-        )[0]
-        return noise
-
-    def _advance(self, state: State, noise: Tensor) -> None:
-        if state.request.guidance:
-            unconditional, conditional = noise.chunk(2)
-            noise = unconditional + state.request.guidance_scale * (conditional - unconditional)
-        state.latents = state.schedule.step(noise, state.index, state.latents, state.generators)
-        state.index += 1
-        if not torch.isfinite(state.latents).all():
-            state.failure = EngineFailure("the picture could not be made: its latents are not finite")
-
-    def _identity_scales(self, states: Sequence[State]) -> Tensor | None:
-        scales = [state.identity_scale for state in states for _ in range(state.rows)]
-        if not any(scales):
-            return None
-        return torch.tensor(scales, dtype=self.networks.dtype, device=self.device)[:, None, None, None]
-
-    def _inputs(self, job: Job) -> Rows:
-        request = job.request
-        texts = [request.negative_prompt, request.prompt] if request.guidance else [request.prompt]
-        encoded = [self.networks.text.encode(text) for text in texts]
-        face = self._face_tokens(job.embedding)
-        face_tokens = torch.cat([self._zero_face, face]) if request.guidance else face
-        return self._rows(request, encoded, face_tokens, self._landmarks(job.landmark_picture))
-
-    def _rows(
-        self, request: GenerationRequest, encoded: Sequence[TextEmbedding], face_tokens: Tensor, landmarks: Tensor
-    ) -> Rows:
-        networks, images = self.networks, request.num_images_per_prompt
-        rows = len(encoded) * images
-        text = torch.cat([embedding.tokens for embedding in encoded])
-        scale = torch.full((rows, 1, 1, 1), request.ip_adapter_scale, dtype=networks.dtype, device=self.device)
-        return Rows(
-            text=text.repeat_interleave(images, dim=0),
-            pooled=torch.cat([embedding.pooled for embedding in encoded]).repeat_interleave(images, dim=0),
-            time_ids=time_ids(request.height, request.width, self.device).expand(rows, -1),
-            face_tokens=face_tokens.repeat_interleave(images, dim=0),
-            landmarks=landmarks.expand(rows, -1, -1, -1),
-            unet=networks.unet_text.project(text).repeat(images),
-            identitynet=networks.identitynet_face.project(face_tokens).repeat(images),
-            face=FaceAttention(scale, networks.unet_face.project(face_tokens).repeat(images)),
-        )
-
-    @torch.inference_mode()
-    def _face_tokens(self, embedding: NDArray[np.float32]) -> Tensor:
-        tokens: Tensor = self.networks.resampler(torch.from_numpy(embedding)[None].to(self.device))
-        return tokens
-
-    def _landmarks(self, picture: NDArray[np.uint8]) -> Tensor:
-        """IdentityNet's embedding of the landmark picture, RGB in [0, 1]."""
-        pixels = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float() / 255
-        embedded: Tensor = self.networks.landmark_embedding(pixels.to(self.networks.dtype))
-        return embedded
 
     def _first_noise(self, request: GenerationRequest, generators: Sequence[torch.Generator]) -> Tensor:
         shape = (1, self.networks.unet.config.in_channels, request.height // 8, request.width // 8)
         return torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
 
 
-def to_uint8(picture: Tensor) -> NDArray[np.uint8]:
-    """CHW in [-1, 1] to HWC uint8, as diffusers' `VaeImageProcessor` rounds."""
-    unit = (picture.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
-    return (unit.cpu().numpy() * 255).round().astype(np.uint8)
+def _chunks(read: Mapping[str, ChunkedText | CompelPrompt]) -> int:
+    """All prompts of a request are encoded in as many chunks as the longest takes."""
+    return max(text.chunks for text in read.values())
+
+
+def _facts(read: Mapping[str, ChunkedText | CompelPrompt]) -> dict[str, int]:
+    """What the report says of the prompts."""
+    negative = {"negative_tokens": read["negative_prompt"].tokens} if "negative_prompt" in read else {}
+    return {"tokens": read["prompt"].tokens, **negative, "chunks": _chunks(read)}
+
+
+def _small(network: torch.nn.Module) -> list[Tensor]:
+    return [tensor for tensor in network.state_dict().values() if tensor.numel() <= SMALL_TENSOR]

@@ -1,8 +1,8 @@
-"""What belongs to one request while it is denoised."""
+"""What belongs to one request while it is denoised; nothing of it lives anywhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,87 +10,75 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instantid.errors import ServiceError
-from instantid.models.sdxl.attention import FaceAttention, KeysValues
 from instantid.models.sdxl.schedules import Schedule
+from instantid.models.sdxl.text import TextPart
 from instantid.request import GenerationRequest
 
 
-class Job(NamedTuple):
-    """A request with its raw face embedding float32 [512] and landmark picture uint8 RGB [height, width, 3]."""
+class RequestTensors(NamedTuple):
+    """What comes beside a request: raw face embeddings float32 [persons, 512], and its pictures uint8 RGB
+    [k, height, width, 3], whose roles are named in `request.pictures`."""
 
-    request: GenerationRequest
-    embedding: NDArray[np.float32]
-    landmark_picture: NDArray[np.uint8]
+    embeddings: NDArray[np.float32]
+    pictures: NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What the networks are given besides latents and timestep, for every row; constant over a request's steps.
+class Conditions(NamedTuple):
+    """What the networks are given beside latents and timestep, for every row; constant over a request's steps.
 
-    With guidance the rows of one request are its unconditional pictures, then its conditional ones. `text`
-    [rows, 77, d], `pooled` [rows, p], `time_ids` [rows, 6], `landmarks` [rows, c, h, w] (IdentityNet's embedding
-    of the landmark picture), `face_tokens` [rows, 16, d].
+    `parts` has one tree of tensors for each condition of the model, in its order. With guidance the rows of one request
+    are its unconditional pictures, then its conditional ones.
     """
 
-    text: Tensor
-    pooled: Tensor
-    time_ids: Tensor
-    face_tokens: Tensor
-    landmarks: Tensor
-    unet: KeysValues
-    identitynet: KeysValues
-    face: FaceAttention
-
-    @staticmethod
-    def cat(parts: Sequence["Rows"]) -> "Rows":
-        if len(parts) == 1:
-            return parts[0]
-        face = FaceAttention(
-            torch.cat([part.face.scale for part in parts]), KeysValues.cat([part.face.face for part in parts])
-        )
-        return Rows(
-            text=torch.cat([part.text for part in parts]),
-            pooled=torch.cat([part.pooled for part in parts]),
-            time_ids=torch.cat([part.time_ids for part in parts]),
-            face_tokens=torch.cat([part.face_tokens for part in parts]),
-            landmarks=torch.cat([part.landmarks for part in parts]),
-            unet=KeysValues.cat([part.unet for part in parts]),
-            identitynet=KeysValues.cat([part.identitynet for part in parts]),
-            face=face,
-        )
+    text: TextPart
+    parts: tuple[Any, ...]
 
 
-@dataclass(slots=True)
+class StepInputs(NamedTuple):
+    """A step of a batch: scaled `latents` [rows, 4, h, w], `timesteps` float32 [rows], the conditions, and for each of
+    them what its residuals are multiplied by, [rows, 1, 1, 1], or None where it acts on no row."""
+
+    latents: Tensor
+    timesteps: Tensor
+    conditions: Conditions
+    scales: tuple[Tensor | None, ...]
+
+    @property
+    def key(self) -> Hashable:
+        acting = tuple(scale is not None for scale in self.scales)
+        return tuple(self.latents.shape), self.conditions.text.tokens.shape[1], acting
+
+    @property
+    def constant(self) -> Conditions:
+        return self.conditions
+
+    @property
+    def changing(self) -> tuple[Any, ...]:
+        return self.latents, self.timesteps, self.scales
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class State:
-    """One request between two steps. `latents` float32 [pictures, 4, height / 8, width / 8]."""
+    """One request between two units of work.
+
+    `latents` float32 [pictures, 4, height / 8, width / 8]; `windows` has for each condition and step what its residuals
+    are multiplied by, and so has `scales` on the device; `pictures` fills as they are decoded, HWC RGB uint8; `facts`
+    go into the report of each.
+    """
 
     request: GenerationRequest
     schedule: Schedule
-    window: tuple[float, ...]
+    windows: tuple[tuple[float, ...], ...]
+    timesteps: Tensor
+    scales: tuple[Tensor, ...]
     generators: tuple[torch.Generator, ...]
     latents: Tensor
-    inputs: Rows
+    conditions: Conditions
+    facts: Mapping[str, Any]
     index: int = 0
-    decoded: int = 0
-    failure: ServiceError | None = field(default=None)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.request.height, self.request.width
+    pictures: list[Tensor] = field(default_factory=list)
+    failure: ServiceError | None = None
 
     @property
     def rows(self) -> int:
-        return len(self.latents) * (2 if self.request.guidance else 1)
-
-    @property
-    def steps_left(self) -> int:
-        return len(self.schedule.timesteps) - self.index
-
-    @property
-    def pictures_left(self) -> int:
-        return len(self.latents) - self.decoded
-
-    @property
-    def identity_scale(self) -> float:
-        """What IdentityNet's residuals are multiplied by in the next step."""
-        return self.request.controlnet_conditioning_scale * self.window[self.index]
+        return len(self.conditions.text.pooled)
