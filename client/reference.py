@@ -18,13 +18,19 @@ GROUPS = {
 
 def reference() -> str:
     """The text between the markers, which it includes."""
-    trees = {path.stem: ast.parse(path.read_text()) for path in sorted(PACKAGE.glob("*.py"))}
-    classes = {node.name: node for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)}
+    sources = {path.stem: path.read_text() for path in sorted(PACKAGE.glob("*.py"))}
+    trees = {name: ast.parse(source) for name, source in sources.items()}
+    classes = {
+        node.name: _of_class(node, sources[name])
+        for name, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
     aliases = {name: text for tree in trees.values() for name, text in _documented_names(tree)}
     parts = []
     for title, names in GROUPS.items():
         parts.append(f"### {title}")
-        parts += [_of_class(classes[name]) if name in classes else f"**`{name}`**: {aliases[name]}" for name in names]
+        parts += [classes[name] if name in classes else f"**`{name}`**: {aliases[name]}" for name in names]
     errors = ast.get_docstring(trees["errors"])
     return BEGIN + "\n\n".join([*parts, "### Errors", f"```\n{errors}\n```"]) + "\n\n" + END
 
@@ -41,9 +47,9 @@ def _documented_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
             yield node.target.id, _joined(ast.literal_eval(following.value))
 
 
-def _of_class(node: ast.ClassDef) -> str:
+def _of_class(node: ast.ClassDef, source: str) -> str:
     bases = f"({', '.join(ast.unparse(base) for base in node.bases)})" if node.bases else ""
-    fields = [f"    {ast.unparse(item)}" for item in node.body if isinstance(item, ast.AnnAssign)]
+    fields = [f"    {ast.get_source_segment(source, item)}" for item in node.body if isinstance(item, ast.AnnAssign)]
     methods = [
         item for item in node.body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef)) and _is_public(item)
     ]

@@ -112,9 +112,10 @@ def test_threads_share_one_client(client, astronaut, threads, calls):
 @pytest.mark.parametrize("tasks", [32, pytest.param(200, marks=pytest.mark.long)])
 def test_tasks_share_one_client(server, astronaut, tasks):
     async def call(client, i):
-        for _ in range(60):
+        for _ in range(600):
             try:
-                answer = await client.generate(astronaut, f"prompt number {i}", seed=i, request_id=f"call-{i}", **QUICK)
+                options = {"seed": i, "request_id": f"call-{i}", "timeout": 1200, **QUICK}
+                answer = await client.generate(astronaut, f"prompt number {i}", **options)
             except Overloaded:
                 await asyncio.sleep(1)
             else:
