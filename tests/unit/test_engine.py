@@ -400,7 +400,7 @@ def test_closing_answers_what_is_left():
     bench.steps(1)
     bench.engine.close()
     heard = bench.finish()
-    assert all(isinstance(outcome, EngineFailure) for outcome in heard.values())
+    assert all(isinstance(outcome, Overloaded) for outcome in heard.values())
 
 
 def test_costs_between_and_beyond_the_measured_rows():
@@ -532,7 +532,7 @@ def test_a_broken_device_fails_everyone_and_ends_the_engine(asynchronous):
         bench.engine.run()
     assert all(isinstance(said[0][0], DeviceFailure) for said in bench.heard.values())
     late = bench.add("late", 1)
-    assert isinstance(bench.heard["late"][0][0], EngineFailure)
+    assert isinstance(bench.heard["late"][0][0], Overloaded)
     assert late.answer.given
 
 
