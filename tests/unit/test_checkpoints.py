@@ -14,8 +14,8 @@ from instantid.models.sdxl import SdxlModel
 from instantid.models.sdxl.checkpoint import SINGLE_FILE_PARTS
 from miniature.sdxl import write_sdxl
 
+from .diffusing import make_job, relative, run
 from .original_layout import original_layout
-from .test_diffusion import make_job, relative, run
 
 CPU = torch.device("cpu")
 

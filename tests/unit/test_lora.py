@@ -21,9 +21,9 @@ from instantid.models.sdxl.lora import _read
 from instantid.profile import FEW_STEPS
 from instantid.settings import Settings
 
+from .diffusing import make_job, relative, run
 from .original_layout import _unet_name
 from .test_checkpoints import FULL_UNET
-from .test_diffusion import make_job, relative, run
 
 CPU = torch.device("cpu")
 ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0"

@@ -18,8 +18,8 @@ from instantid.profile import SDXL, Profile, load_profile
 from instantid.request import GenerationRequest, read_request
 from instantid.styles import BUILT_IN, load_styles
 
+from .diffusing import make_job, make_request, relative, run, steps_left
 from .reference import Reference
-from .test_diffusion import make_job, make_request, relative, run, steps_left
 from .test_intake import photo, texts
 
 HUNDRED = " ".join(["knight", "queen", "garden", "snow"] * 25)

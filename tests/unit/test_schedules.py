@@ -27,6 +27,7 @@ from instantid.models.sdxl.schedules import (
 from miniature import trained
 from miniature.sdxl import SCHEDULER
 
+from .diffusing import relative
 from .painting import (
     CPU,
     KINDS,
@@ -40,7 +41,6 @@ from .painting import (
     paint_with_diffusers,
 )
 from .reference import Reference
-from .test_diffusion import relative
 
 HOSTILE = {
     "_class_name": "LCMScheduler", "_use_default_values": sorted(SCHEDULER), "algorithm_type": "sde-dpmsolver++",

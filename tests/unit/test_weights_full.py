@@ -22,9 +22,9 @@ from instantid.models.sdxl import SdxlModel
 from instantid.profile import SDXL, load_profile
 from miniature.sdxl import TEST_SIZES
 
+from .diffusing import make_job
 from .hub import REVISION, LoopbackHub
 from .published_miniature import published_files, write_manifest
-from .test_diffusion import make_job
 
 ACCEPT = "--accept-licence"
 
