@@ -6,23 +6,12 @@ import torch
 
 from instantid import contract
 from instantid.errors import EngineFailure
-from instantid.models.sdxl import SdxlModel
 from instantid.models.sdxl.decode import to_uint8
 from instantid.models.sdxl.schedules import Schedule, control_window, count_steps
 from miniature.sdxl import SCHEDULER
 
 from .diffusing import WORDS, make_job, random_job, relative, run, steps_left
-from .reference import SCHEDULERS, Reference, plain_resampler
-
-
-@pytest.fixture(scope="session")
-def model(diffusion_weights):
-    return SdxlModel.load(diffusion_weights, torch.device("cpu"), torch.float32)
-
-
-@pytest.fixture(scope="session")
-def reference(diffusion_weights):
-    return Reference(diffusion_weights)
+from .reference import SCHEDULERS, plain_resampler
 
 
 @pytest.mark.parametrize("seed", [*range(8), *(pytest.param(i, marks=pytest.mark.long) for i in range(8, 56))])

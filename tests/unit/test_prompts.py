@@ -12,14 +12,12 @@ from instantid import contract
 from instantid.answer import finish
 from instantid.errors import InvalidArgument
 from instantid.models.parts import kept_bytes
-from instantid.models.sdxl import SdxlModel
 from instantid.models.sdxl.prompts import parse_a1111
 from instantid.profile import SDXL, Profile, load_profile
 from instantid.request import GenerationRequest, read_request
 from instantid.styles import BUILT_IN, load_styles
 
 from .diffusing import make_job, make_request, relative, run, steps_left
-from .reference import Reference
 from .test_intake import photo, texts
 
 HUNDRED = " ".join(["knight", "queen", "garden", "snow"] * 25)
@@ -27,14 +25,9 @@ HAT = ", wearing a red hat"
 LENGTH = 77
 
 
-@pytest.fixture(scope="module")
-def model(diffusion_weights):
-    return SdxlModel.load(diffusion_weights, torch.device("cpu"), torch.float32)
-
-
-@pytest.fixture(scope="module")
-def pipeline(diffusion_weights):
-    return Reference(diffusion_weights).pipeline
+@pytest.fixture
+def pipeline(reference):
+    return reference.pipeline
 
 
 @torch.no_grad()
