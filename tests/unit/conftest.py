@@ -1,4 +1,4 @@
-"""Toy weights, what is loaded from them, and another SDXL in place of theirs."""
+"""Toy weights, what is loaded from them, another SDXL in place of theirs, and a hub that files are downloaded from."""
 
 import pytest
 import torch
@@ -8,6 +8,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from instantid.models.sdxl import SdxlModel
 from miniature.sdxl import write_adapter, write_identitynet, write_sdxl
 
+from .downloads import CONTENT
+from .hub import LoopbackHub
 from .original_layout import original_layout
 from .reference import Reference
 
@@ -54,3 +56,21 @@ def community_tensors(community):
         CLIPTextModel.from_pretrained(community / "text_encoder"),
         CLIPTextModelWithProjection.from_pretrained(community / "text_encoder_2"),
     )
+
+
+@pytest.fixture(scope="session")
+def hub_server():
+    with LoopbackHub({"someone/weights": CONTENT}) as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server):
+    hub_server.reset()
+    return hub_server
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """huggingface_hub waits a second before it asks again."""
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
