@@ -1,4 +1,4 @@
-"""Toy weights, what is loaded from them, another SDXL in place of theirs, and a hub that files are downloaded from."""
+"""Toy weights, what is loaded from them, and another SDXL in place of theirs; boards of one server's instances."""
 
 import pytest
 import torch
@@ -6,10 +6,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from instantid.models.sdxl import SdxlModel
+from instantid.serving.board import Board
 from miniature.sdxl import write_adapter, write_identitynet, write_sdxl
 
-from .downloads import CONTENT
-from .hub import LoopbackHub
 from .original_layout import original_layout
 from .reference import Reference
 
@@ -58,19 +57,32 @@ def community_tensors(community):
     )
 
 
-@pytest.fixture(scope="session")
-def hub_server():
-    with LoopbackHub({"someone/weights": CONTENT}) as server:
-        yield server
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
 
 
 @pytest.fixture
-def hub(hub_server):
-    hub_server.reset()
-    return hub_server
+def clock():
+    return Clock()
 
 
 @pytest.fixture
-def no_waiting(monkeypatch):
-    """huggingface_hub waits a second before it asks again."""
-    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+def join(tmp_path, clock):
+    """Joins instances of one server that have just beaten; their work is `board.work`."""
+    boards = []
+
+    def join(name, work=0.0, clock=clock, backlog=None):
+        board = Board(tmp_path / "s", name, backlog or (lambda: board.work), clock)
+        board.work = work
+        board.beat()
+        board.refresh()
+        boards.append(board)
+        return board
+
+    yield join
+    for board in boards:
+        if not board._closed:
+            board.close()
