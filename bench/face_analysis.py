@@ -19,7 +19,7 @@ import onnxruntime
 import random_faces
 import skimage
 import typer
-from face_parity import Differences, Graph, Picture, Reference, on_canvas
+from face_parity import Differences, FusedGraph, Insightface, Picture, on_canvas
 from insightface.data import get_image
 from insightface.model_zoo.scrfd import SCRFD
 from rich.console import Console
@@ -56,12 +56,12 @@ class Row:
     cpu_ratio: float
 
 
-def measure(folder: Path, faces: int, provider: str, threads: int, rounds: int) -> Row:
+def measure_speed(folder: Path, faces: int, provider: str, threads: int, rounds: int) -> Row:
     """Both ways on one photo with about `faces` faces; raises RuntimeError if they find different numbers of them."""
     photo = six_people() if faces > 1 else astronaut()
     detector, recogniser, fused = networks(folder, photo, faces)
-    graph = Graph(fused, [provider], threads)
-    reference = Reference(detector, recogniser, _made(folder / "reference"), [provider], threads)
+    graph = FusedGraph(fused, [provider], threads)
+    reference = Insightface(detector, recogniser, _made(folder / "reference"), [provider], threads)
     canvas = on_canvas([photo])
     bgr = np.ascontiguousarray(photo[:, :, ::-1])
     found, theirs_found = len(graph.run(*canvas)["scores"]), len(reference.get(bgr))
@@ -81,9 +81,9 @@ def networks(folder: Path, photo: Picture, faces: int) -> tuple[Path, Path, Path
     if not fused.exists():
         CONSOLE.print(f"making full-size networks with random weights that find {faces} faces; half a minute")
         if not recogniser.exists():
-            random_faces.write_recogniser(recogniser)
-        random_faces.write_detector(detector, score_bias=FIRST_BIAS)
-        random_faces.write_detector(detector, score_bias=FIRST_BIAS - middle_logit(detector, photo, faces))
+            random_faces.write_random_recogniser(recogniser)
+        random_faces.write_random_detector(detector, score_bias=FIRST_BIAS)
+        random_faces.write_random_detector(detector, score_bias=FIRST_BIAS - middle_logit(detector, photo, faces))
         build_face_graph(detector, recogniser, fused)
     return detector, recogniser, fused
 
@@ -145,8 +145,8 @@ def differences(folder: Path, full: bool, count: int, seed: int, provider: str) 
         miniature_faces.write_detector(detector)
         miniature_faces.write_recogniser(recogniser)
         build_face_graph(detector, recogniser, fused)
-    graph = Graph(fused, [provider], os.cpu_count() or 1)
-    reference = Reference(detector, recogniser, _made(folder / "reference"), [provider], os.cpu_count() or 1)
+    graph = FusedGraph(fused, [provider], os.cpu_count() or 1)
+    reference = Insightface(detector, recogniser, _made(folder / "reference"), [provider], os.cpu_count() or 1)
     total = Differences()
     for picture in track(pictures(count, seed), "comparing pictures", total=count, console=CONSOLE):
         total.add(graph.find(picture), reference.find(picture), THRESHOLD)
@@ -209,7 +209,7 @@ def main(
         else:
             cases = [("CPUExecutionProvider", count) for count in threads]
             cases += [("CUDAExecutionProvider", 1)] if cuda else []
-            rows = [measure(folder, count, *case, rounds) for count in faces for case in cases]
+            rows = [measure_speed(folder, count, *case, rounds) for count in faces for case in cases]
             table, result = show_speed(rows), [asdict(row) for row in rows]
     Console().print(table)
     (output / f"face_{'parity' if parity else 'speed'}.json").write_text(json.dumps(result, indent=1))

@@ -67,7 +67,7 @@ class Differences:
         self.sizes[ours.detection_size] = self.sizes.get(ours.detection_size, 0) + 1
 
 
-class Graph:
+class FusedGraph:
     """The fused graph in onnxruntime."""
 
     def __init__(self, path: Path, providers: list[str], threads: int) -> None:
@@ -83,7 +83,7 @@ class Graph:
         return photo_faces(self.run(*on_canvas([picture])), 0)
 
 
-class Reference:
+class Insightface:
     """insightface's FaceAnalysis pinned to 640, and to 128 for pictures in which 640 finds nothing."""
 
     def __init__(self, detector: Path, recogniser: Path, folder: Path, providers: list[str], threads: int) -> None:

@@ -173,7 +173,7 @@ class IResNet(nn.Module):
         return embeddings
 
 
-def write_detector(path: Path, *, score_bias: float = -4.0, seed: int = 0) -> None:
+def write_random_detector(path: Path, *, score_bias: float = -4.0, seed: int = 0) -> None:
     """Write SCRFD-10GF in the form of `scrfd_10g_bnkps.onnx`; a higher `score_bias` finds more "faces".
 
     Input `input.1` float32 `[1, 3, H, W]`; nine outputs `[anchors, 1 | 4 | 10]`, each kind for strides 8, 16, 32.
@@ -184,7 +184,7 @@ def write_detector(path: Path, *, score_bias: float = -4.0, seed: int = 0) -> No
     export_onnx(random_detector(score_bias, seed), torch.zeros(1, 3, 640, 640), path, names, axes)
 
 
-def write_recogniser(path: Path, *, float16: bool = False, seed: int = 0) -> None:
+def write_random_recogniser(path: Path, *, float16: bool = False, seed: int = 0) -> None:
     """Write IResNet-100 in the form of `glintr100.onnx`: `input.1` `[n, 3, 112, 112]` to `[n, 512]`, not normalised."""
     model, crops = random_recogniser(seed), torch.zeros(1, 3, 112, 112)
     if float16:

@@ -27,7 +27,7 @@ def convert_adapter(source: Path, output: Path, dtype: torch.dtype | None = None
     if not isinstance(parts, dict) or set(parts) != set(PARTS):
         raise ValueError(f"{source}: must hold {' and '.join(PARTS)}")
     tensors = {f"{part}.{name}": tensor for part in PARTS for name, tensor in parts[part].items()}
-    _save({name: cast(tensor, dtype, f"{source}: {name}") for name, tensor in tensors.items()}, output)
+    _save({name: cast_floats(tensor, dtype, f"{source}: {name}") for name, tensor in tensors.items()}, output)
 
 
 def convert_floats(source: Path, output: Path, dtype: torch.dtype) -> None:
@@ -36,7 +36,7 @@ def convert_floats(source: Path, output: Path, dtype: torch.dtype) -> None:
     Raises ValueError, naming the tensor, for a value that does not fit.
     """
     tensors = load_file(source)
-    _save({name: cast(tensor, dtype, f"{source}: {name}") for name, tensor in tensors.items()}, output)
+    _save({name: cast_floats(tensor, dtype, f"{source}: {name}") for name, tensor in tensors.items()}, output)
 
 
 def has_floats_other_than(path: Path, dtype: torch.dtype) -> bool:
@@ -46,7 +46,7 @@ def has_floats_other_than(path: Path, dtype: torch.dtype) -> bool:
     return bool(kinds - {dtype, None})
 
 
-def cast(tensor: torch.Tensor, dtype: torch.dtype | None, name: str) -> torch.Tensor:
+def cast_floats(tensor: torch.Tensor, dtype: torch.dtype | None, name: str) -> torch.Tensor:
     """A contiguous copy in `dtype`; raises ValueError if a finite value becomes infinite."""
     if dtype is None or not tensor.is_floating_point():
         return tensor.contiguous()

@@ -7,7 +7,7 @@ from build_tools.face_graph import build_face_graph
 from build_tools.published.folder import staged, write_record
 from instantid.profile import Profile
 from miniature.faces import write_detector, write_recogniser
-from miniature.trained import write_adapter, write_identitynet, write_sdxl
+from miniature.trained import write_trained_adapter, write_trained_identitynet, write_trained_sdxl
 
 MINIATURE = Profile(
     name="miniature",
@@ -31,10 +31,10 @@ def make_miniature(output: Path, progress: Progress = lambda message: None) -> P
 
 def _write_miniature(folder: Path, progress: Progress) -> None:
     progress("SDXL")
-    write_sdxl(folder / "sdxl")
+    write_trained_sdxl(folder / "sdxl")
     progress("IdentityNet and adapter")
-    write_identitynet(folder / "identitynet")
-    write_adapter(folder / "adapter")
+    write_trained_identitynet(folder / "identitynet")
+    write_trained_adapter(folder / "adapter")
     progress("face networks")
     faces = folder / "face"
     faces.mkdir()

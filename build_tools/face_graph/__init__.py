@@ -6,7 +6,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from build_tools.face_graph.detection import detect
-from build_tools.face_graph.networks import FaceModelError, read_detector, read_recogniser
+from build_tools.face_graph.onnx_files import FaceModelError, read_detector, read_recogniser
 from build_tools.face_graph.ops import OPSET, Graph, Signature
 from build_tools.face_graph.recognition import recognise
 from instantid.contract import CANVAS, EMBEDDING_SIZE

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from build_tools.face_graph.networks import CROP
+from build_tools.face_graph.onnx_files import CROP
 from build_tools.face_graph.ops import Graph, cast, element, ints
 from instantid.contract import CANVAS
 

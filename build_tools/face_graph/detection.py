@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from build_tools.face_graph.letterbox import letterbox
-from build_tools.face_graph.networks import ANCHORS, STRIDES, Detector
+from build_tools.face_graph.onnx_files import ANCHORS, STRIDES, OnnxDetector
 from build_tools.face_graph.ops import Graph, Shape, Signature, Value, cast, element, ints, size, vector
 
 _FOUND: tuple[Signature, ...] = (
@@ -35,7 +35,7 @@ class Faces:
         return Faces(*(graph.op("Gather", values, index, axis=0) for values in fields))
 
 
-def detect(graph: Graph, images: str, sizes: str, detector: Detector, max_faces: int) -> None:
+def detect(graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_faces: int) -> None:
     """Add the outputs `boxes`, `scores`, `landmarks`, `photo_index` and `detection_size` to the graph.
 
     One Loop; each turn looks at one photo at one size and then goes on to the same photo's next size, if it
@@ -64,13 +64,13 @@ def _empty(kind: int, shape: Shape) -> np.ndarray:
     return np.zeros(dims, np.float32 if kind == TensorProto.FLOAT else np.int64)
 
 
-def _look(graph: Graph, images: str, sizes: str, detector: Detector, max_faces: int) -> Faces:
+def _look(graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_faces: int) -> Faces:
     box = letterbox(graph, images, sizes, "photo", "size")
     detector.network.insert(graph, box.blob)
     return _largest(graph, _suppress(graph, _decode(graph, detector, box.scale)), max_faces)
 
 
-def _decode(graph: Graph, detector: Detector, scale: str) -> Faces:
+def _decode(graph: Graph, detector: OnnxDetector, scale: str) -> Faces:
     """Candidates of at least the least score, in photo pixels (insightface's `SCRFD.forward`)."""
     scores, distances, offsets = (_joined(graph, names, width) for width, names in detector.outputs.items())
     scores = graph.op("Reshape", scores, ints(-1))

@@ -4,12 +4,12 @@ import numpy as np
 from onnx import TensorProto
 
 from build_tools.face_graph.alignment import similarity, warp
-from build_tools.face_graph.networks import Recogniser
+from build_tools.face_graph.onnx_files import OnnxRecogniser
 from build_tools.face_graph.ops import Graph, Signature, cast, ints, size, vector
 from instantid.contract import EMBEDDING_SIZE
 
 
-def recognise(graph: Graph, images: str, sizes: str, recogniser: Recogniser) -> None:
+def recognise(graph: Graph, images: str, sizes: str, recogniser: OnnxRecogniser) -> None:
     """Add the output `embeddings` to the graph, from its `landmarks` and `photo_index`.
 
     A Loop over groups of faces: none means no turn, and memory is bounded however many faces there are.

@@ -19,8 +19,8 @@ from PIL import Image
 from miniature.album import draw_page
 from miniature.backgrounds import BACKGROUNDS, random_background
 from miniature.crowds import draw_crowd
+from miniature.detections import face_networks, find_landmarks
 from miniature.faces import write_detector, write_recogniser
-from miniature.findings import face_networks, find_landmarks
 from miniature.head import View
 from miniature.painter import draw_person, random_appearance
 from miniature.people import random_identity

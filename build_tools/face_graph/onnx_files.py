@@ -24,7 +24,7 @@ class FaceModelError(ValueError):
 
 
 @dataclass(frozen=True)
-class Network:
+class OnnxNetwork:
     """A model ready to be put inside another graph; all its names begin with a prefix of its own."""
 
     model: onnx.ModelProto
@@ -50,26 +50,26 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Detector:
+class OnnxDetector:
     """`outputs[width][i]` names the tensor of that row width (see KINDS) for the i-th stride; `sizes` it can take."""
 
-    network: Network
+    network: OnnxNetwork
     outputs: dict[int, tuple[str, ...]]
     sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Recogniser:
+class OnnxRecogniser:
     """`batch` faces at most go through at once; input is `(x - mean) / deviation`."""
 
-    network: Network
+    network: OnnxNetwork
     output: str
     batch: int
     mean: float
     deviation: float
 
 
-def read_detector(path: Path) -> Detector:
+def read_detector(path: Path) -> OnnxDetector:
     """SCRFD with landmarks: one image in, nine outputs, two anchors a cell. Raises FaceModelError if it is not."""
     model = _load(path)
     sides = [dim.dim_value for dim in _input(path, model).type.tensor_type.shape.dim[2:]]
@@ -80,10 +80,10 @@ def read_detector(path: Path) -> Detector:
     for size in sizes:
         groups = _group(path, _probe(path, model, (1, 3, size, size)), size)
     outputs = {width: tuple(f"detector/{name}" for name in names) for width, names in groups.items()}
-    return Detector(network, outputs, sizes)
+    return OnnxDetector(network, outputs, sizes)
 
 
-def read_recogniser(path: Path, batch: int) -> Recogniser:
+def read_recogniser(path: Path, batch: int) -> OnnxRecogniser:
     """ArcFace: faces of 112x112 in, 512 numbers out. Raises FaceModelError if it is not."""
     model = _load(path)
     shape = [dim.dim_value for dim in _input(path, model).type.tensor_type.shape.dim]
@@ -96,7 +96,7 @@ def read_recogniser(path: Path, batch: int) -> Recogniser:
         raise FaceModelError(f"{path}: outputs are {shapes}, expected one of [faces, {EMBEDDING_SIZE}]")
     mean, deviation = (0.0, 1.0) if _normalises_itself(model) else (127.5, 127.5)
     network = _network(path, model, "recogniser/", ("group_faces", 3, CROP, CROP))
-    return Recogniser(network, f"recogniser/{next(iter(outputs))}", batch, mean, deviation)
+    return OnnxRecogniser(network, f"recogniser/{next(iter(outputs))}", batch, mean, deviation)
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -116,7 +116,7 @@ def _input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
     return inputs[0]
 
 
-def _network(path: Path, model: onnx.ModelProto, prefix: str, shape: Shape) -> Network:
+def _network(path: Path, model: onnx.ModelProto, prefix: str, shape: Shape) -> OnnxNetwork:
     """The model in our opset, without the shapes it declares: published files keep those of another input size."""
     entry = _input(path, model)
     fitted = onnx.ModelProto()
@@ -132,7 +132,7 @@ def _network(path: Path, model: onnx.ModelProto, prefix: str, shape: Shape) -> N
         fitted = version_converter.convert_version(fitted, OPSET)
     dtype = _FLOATS[entry.type.tensor_type.elem_type]
     split_prelu(fitted.graph)
-    return Network(compose.add_prefix(fitted, prefix), dtype, shape)
+    return OnnxNetwork(compose.add_prefix(fitted, prefix), dtype, shape)
 
 
 def _probe(path: Path, model: onnx.ModelProto, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
