@@ -1,4 +1,4 @@
-"""The miniature as one set of weights in its own folder."""
+"""Makes the miniature's set of weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 
 
 def make_miniature(output: Path, progress: Progress = lambda message: None) -> Path:
-    """InstantID in miniature: the published architectures, small and trained, in the published layouts; in seconds."""
+    """Write the miniature's networks in the published layouts into the folder `output`. Takes seconds."""
     with staged(output) as folder:
         _write_miniature(folder, progress)
         write_record(folder, {"miniature": True})

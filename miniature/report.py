@@ -15,6 +15,7 @@ import skimage.data
 import typer
 from PIL import Image, ImageDraw
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from miniature import ImageArray
@@ -24,6 +25,7 @@ from miniature.people import random_identity
 
 FIRST = 90000
 """Number of the first person that no training uses."""
+CONSOLE = Console(stderr=True)
 TRAININGS = ("detector", "recogniser", "vae", "base", "identity")
 FACELESS = (
     "brick", "cell", "chelsea", "clock", "coffee", "coins", "grass", "gravel", "horse", "hubble_deep_field",
@@ -87,7 +89,9 @@ def draw_people(judge: Judge, path: Path, people: int = 60, photos: int = 4) -> 
     pages = [draw_page(random_identity(FIRST + i), 10 * i + j, 256) for i in range(people) for j in range(photos)]
     seen = [
         (i // photos, face.embedding)
-        for i, face in enumerate(judge.largest_face(page.picture) for page in pages)
+        for i, face in enumerate(
+            judge.largest_face(page.picture) for page in track(pages, "recogniser", console=CONSOLE)
+        )
         if face
     ]
     who, embeddings = np.array([person for person, _ in seen]), np.stack([embedding for _, embedding in seen])

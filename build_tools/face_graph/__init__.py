@@ -1,4 +1,4 @@
-"""One ONNX file from pixels to faces: SCRFD and ArcFace with everything that insightface does between them."""
+"""Builds one ONNX file from pixels to faces: SCRFD, ArcFace, and everything that insightface does between them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Faces of all photos: the detector at each size in turn, decoding, suppression, and the cut to the largest."""
+"""Detects the faces of all photos: the detector at each size, decoding, suppression, selection of the largest."""
 
 from dataclasses import dataclass
 
@@ -17,14 +17,14 @@ _FOUND: tuple[Signature, ...] = (
     ("detection_size", TensorProto.INT64, [None]),
 )
 SCORE, OVERLAP = 0.5, 0.4
-"""Least score of a face and greatest overlap (IoU) of two: insightface's defaults."""
+"""Minimum score of a face and maximum overlap (IoU) of two faces: insightface's defaults."""
 NOTHING_FOUND = 0
-"""Detection size of a photo without faces: every size was tried."""
+"""The detection size of a photo in which no size found a face."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """Names of FP32 boxes [f, 4], scores [f], landmarks [f, 5, 2], in one order."""
+    """Names of FP32 boxes [f, 4], scores [f], landmarks [f, 5, 2], all in the same order."""
 
     boxes: str
     scores: str
@@ -38,8 +38,8 @@ class Faces:
 def detect(graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_faces: int) -> None:
     """Add the outputs `boxes`, `scores`, `landmarks`, `photo_index` and `detection_size` to the graph.
 
-    One Loop; each turn looks at one photo at one size and then goes on to the same photo's next size, if it
-    found nothing and there is one, or else to the next photo. So the detector stands in the file once.
+    A Loop looks at one photo at one size in each turn. If it finds nothing, the next turn looks at the photo's next
+    size, if there is one; else at the next photo. So the detector is in the file only once.
     """
     body = graph.body()
     faces = _look(body, images, sizes, detector, max_faces)
@@ -71,7 +71,7 @@ def _look(graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_fac
 
 
 def _decode(graph: Graph, detector: OnnxDetector, scale: str) -> Faces:
-    """Candidates of at least the least score, in photo pixels (insightface's `SCRFD.forward`)."""
+    """Candidates with at least the minimum score, in photo pixels (insightface's `SCRFD.forward`)."""
     scores, distances, offsets = (_joined(graph, names, width) for width, names in detector.outputs.items())
     scores = graph.op("Reshape", scores, ints(-1))
     chosen = graph.op("GreaterOrEqual", scores, np.float32(SCORE))
@@ -109,7 +109,7 @@ def _anchors(graph: Graph, index: str) -> tuple[str, str]:
 
 
 def _suppress(graph: Graph, faces: Faces) -> Faces:
-    """Greedy suppression, best first; insightface counts pixels, so that a box spans x1 - x0 + 1 of them."""
+    """Greedy suppression, best first. insightface counts pixels: a box is x1 - x0 + 1 of them wide."""
     spans = graph.op("Add", faces.boxes, np.array([0, 0, 1, 1], np.float32))
     selected = graph.op(
         "NonMaxSuppression",
@@ -122,7 +122,7 @@ def _suppress(graph: Graph, faces: Faces) -> Faces:
 
 
 def _largest(graph: Graph, faces: Faces, limit: int) -> Faces:
-    """The `limit` faces of largest area, still best first."""
+    """The `limit` faces with the largest areas, still sorted by score."""
     sides = graph.op("Sub", *_corners(graph, faces.boxes))
     areas = graph.op("Mul", element(graph, sides, 0, axis=1), element(graph, sides, 1, axis=1))
     kept = graph.op("Min", vector(graph, size(graph, areas, 0)), ints(limit))
@@ -137,7 +137,7 @@ def _corners(graph: Graph, boxes: str) -> tuple[str, str]:
 
 
 def _append(graph: Graph, faces: Faces, sizes: tuple[int, ...]) -> None:
-    """Grow the carried tensors by this turn's faces and choose what the next turn looks at."""
+    """Append this turn's faces to the carried tensors, and choose photo and size of the next turn."""
     count = graph.op("Shape", faces.scores)
     found = graph.op("Greater", element(graph, count, 0), np.int64(0))
     last = graph.op("Equal", "size", np.int64(sizes[-1]))

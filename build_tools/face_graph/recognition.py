@@ -1,4 +1,4 @@
-"""Embeddings of all faces, a few at a time."""
+"""Computes the embeddings of all faces, a few at a time."""
 
 import numpy as np
 from onnx import TensorProto
@@ -12,7 +12,7 @@ from instantid.contract import EMBEDDING_SIZE
 def recognise(graph: Graph, images: str, sizes: str, recogniser: OnnxRecogniser) -> None:
     """Add the output `embeddings` to the graph, from its `landmarks` and `photo_index`.
 
-    A Loop over groups of faces: none means no turn, and memory is bounded however many faces there are.
+    A Loop runs over groups of faces: there is no turn without faces, and memory is bounded for any number of faces.
     """
     body = graph.body()
     landmarks, photo_index = _group(body, recogniser.batch)

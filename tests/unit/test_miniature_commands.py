@@ -24,6 +24,11 @@ def test_the_page_names_every_training():
     assert set(named) == set(SHORT) == {path.stem for path in (ROOT / "miniature").glob("train_*.py")}
 
 
+def test_the_service_knows_nothing_of_the_miniature():
+    for path in (ROOT / "src").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) (miniature|build_tools)\b", path.read_text(), re.MULTILINE), path
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_trainings_and_shipping_run(tmp_path):
