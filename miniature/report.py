@@ -87,21 +87,16 @@ def draw_people(judge: Judge, path: Path, people: int = 60, photos: int = 4) -> 
     from matplotlib.figure import Figure
 
     pages = [draw_page(random_identity(FIRST + i), 10 * i + j, 256) for i in range(people) for j in range(photos)]
-    seen = [
-        (i // photos, face.embedding)
-        for i, face in enumerate(
-            judge.largest_face(page.picture) for page in track(pages, "recogniser", console=CONSOLE)
-        )
-        if face
-    ]
-    who, embeddings = np.array([person for person, _ in seen]), np.stack([embedding for _, embedding in seen])
+    faces = [judge.largest_face(page.picture) for page in track(pages, "recogniser", console=CONSOLE)]
+    found = [(i // photos, face.embedding) for i, face in enumerate(faces) if face]
+    who, embeddings = np.array([person for person, _ in found]), np.stack([embedding for _, embedding in found])
     cosines, pairs = embeddings @ embeddings.T, np.triu(np.ones((len(who), len(who)), bool), 1)
     same, different = (cosines[pairs & (kind == (who[:, None] == who))] for kind in (True, False))
     figure = Figure(figsize=(5, 2.8), layout="constrained")
     axes = figure.subplots()
     for values, label in ((same, "one stranger"), (different, "two strangers")):
         axes.hist(values, bins=np.linspace(-0.5, 1, 61), density=True, alpha=0.6, label=label)
-    missed = len(pages) - len(seen)
+    missed = len(pages) - len(found)
     title = f"AUC {auc(same, different):.4f}, {people} strangers, {photos} photos each, {missed} without a face found"
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("cosine")

@@ -17,10 +17,10 @@ class WeightsError(Exception):
 
 
 Unpublished = BeforeValidator(lambda value: None if value == "unpublished" else value)
-_checked = dataclass(frozen=True, slots=True, config={"extra": "forbid"})
+_strict_dataclass = dataclass(frozen=True, slots=True, config={"extra": "forbid"})
 
 
-@_checked
+@_strict_dataclass
 class PublishedFile:
     """One file of a repository, or one member of an archive.
 
@@ -44,7 +44,7 @@ class PublishedFile:
         return (self.to,) if self.to else tuple(place for member in self.members for place in member.places)
 
 
-@_checked
+@_strict_dataclass
 class Source:
     """Files of one hub repository at one commit. `optional` is their purpose, or empty if every set needs them."""
 

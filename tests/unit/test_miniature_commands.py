@@ -1,4 +1,4 @@
-"""Every training of docs/miniature.md runs as its command, two steps of each, and what they made can be shipped."""
+"""Every training of docs/miniature.md runs as its command for two steps, and the results can be shipped."""
 
 import re
 import subprocess

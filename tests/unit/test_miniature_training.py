@@ -1,4 +1,4 @@
-"""Training that was interrupted goes on as if it had not been; the album's annotations are where the pictures say."""
+"""The miniature's trainings: resuming, sharing, optimizer, data and losses; and the networks that they made."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def sheet():
 
 
 def test_a_training_goes_on_exactly(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "EVERY", 5)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 5)
     monkeypatch.setattr(Trainer, "_rate", lambda self, step: 1.0)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -83,7 +83,7 @@ trainer.run(lambda: np.zeros((4, 4, 3), np.uint8))
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):
-    """Up to the order of sums."""
+    """The only difference is the order of sums."""
     script = tmp_path / "shared.py"
     script.write_text(SHARED)
     both = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -99,7 +99,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 
 
 def test_muon_is_torch_s_own():
-    """Which rounds to bfloat16: after three steps each, within a hundredth of the way gone."""
+    """torch's rounds to bfloat16: after three steps the weights differ by at most 2 % of the way gone."""
     torch.manual_seed(1)
     start, inputs = torch.randn(24, 40), torch.randn(3, 64, 40)
     ours, theirs = (start.clone().requires_grad_() for _ in range(2))
@@ -127,7 +127,7 @@ def test_a_convolution_goes_as_its_matrix():
 
 
 def test_faces_are_cut_for_the_loss_as_the_face_graph_cuts_them():
-    """cv2's fixed-point sampling apart: at most 3 of 255, 0.3 in the mean, but for the crop's edge."""
+    """Up to cv2's fixed-point sampling: at most 3 of 255 and 0.3 on average were seen, without the crop's edge."""
     page = draw_page(random_identity(5), 3)
     pixels = torch.from_numpy(page.picture).permute(2, 0, 1)[None].float()
     cut = aligned(pixels, torch.from_numpy(page.landmarks)[None].float())[0].permute(1, 2, 0).numpy()
@@ -146,7 +146,7 @@ def test_averaged_weights_are_what_is_loaded(tmp_path):
 
 
 def test_the_vae_that_ships_shows_people_it_was_not_trained_on():
-    """Mean error of pixels, and of colours over 16x16 pixels, in steps of 255; 3 to 4.6 and at most 1.5 were seen."""
+    """Mean errors of pixels and of colours over 16x16 pixels, of 255; 3 to 4.6 and at most 1.5 were seen."""
     vae = load_vae()
     for person in range(90000, 90004):
         picture = draw_page(random_identity(person), person).picture

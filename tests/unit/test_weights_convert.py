@@ -1,4 +1,4 @@
-"""Conversion and the folder of a set: what is refused, what is kept, and that a set appears whole or not at all."""
+"""Conversion and the folder of a set: what is refused, what is kept, and that a set appears complete or not at all."""
 
 import pickle
 import zipfile
