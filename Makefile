@@ -19,11 +19,11 @@ demo: $(VENV)/.build $(WEIGHTS)/profile.json ## three people in two scenes each 
 	$(BIN)/python -m build_tools demo --weights $(WEIGHTS)
 
 test: check weights/miniature/profile.json ## checks and tests, under 15 minutes on 2 cores
-	$(PYTEST) -m "not long and not gpu" --numprocesses 2 --dist loadscope tests/unit
+	$(PYTEST) -m "not long and not gpu" --numprocesses 2 --dist loadscope tests/unit tests/client
 	$(PYTEST) -m "not long and not gpu" tests/server
 
 test-long: check weights/miniature/profile.json ## the long forms too
-	$(PYTEST) -m "not gpu" --numprocesses 2 --dist loadscope tests/unit
+	$(PYTEST) -m "not gpu" --numprocesses 2 --dist loadscope tests/unit tests/client
 	$(PYTEST) -m "not gpu" tests/server
 
 # With PYTEST="python -m pytest" nothing is installed: torch, diffusers and transformers suffice.

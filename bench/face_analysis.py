@@ -84,7 +84,7 @@ def networks(folder: Path, photo: Picture, faces: int) -> tuple[Path, Path, Path
             random_faces.write_random_recogniser(recogniser)
         random_faces.write_random_detector(detector, score_bias=FIRST_BIAS)
         random_faces.write_random_detector(detector, score_bias=FIRST_BIAS - middle_logit(detector, photo, faces))
-        build_face_graph(detector, recogniser, fused)
+        build_face_graph(detector, recogniser, fused, detection="reference")
     return detector, recogniser, fused
 
 
@@ -144,9 +144,11 @@ def differences(folder: Path, full: bool, count: int, seed: int, provider: str) 
         detector, recogniser, fused = (folder / f"{name}.onnx" for name in ("detector", "recogniser", "fused"))
         miniature_faces.write_detector(detector)
         miniature_faces.write_recogniser(recogniser)
-        build_face_graph(detector, recogniser, fused)
+        build_face_graph(detector, recogniser, fused, detection="reference")
     graph = FusedGraph(fused, [provider], os.cpu_count() or 1)
-    reference = Insightface(detector, recogniser, _empty_folder(folder / "reference"), [provider], os.cpu_count() or 1)
+    reference = Insightface(
+        detector, recogniser, _empty_folder(folder / "reference"), [provider], os.cpu_count() or 1, "reference"
+    )
     total = Differences()
     for picture in track(pictures(count, seed), "comparing pictures", total=count, console=CONSOLE):
         total.add(graph.find(picture), reference.find(picture), THRESHOLD)

@@ -13,6 +13,7 @@ import onnxruntime
 from insightface.app import FaceAnalysis
 from numpy.typing import NDArray
 
+from build_tools.face_graph.detection import Detection
 from instantid.contract import CANVAS, DETECTION_SIZES
 
 Picture = NDArray[np.uint8]
@@ -84,9 +85,18 @@ class FusedGraph:
 
 
 class Insightface:
-    """insightface's FaceAnalysis at 640, and at 128 for pictures in which it finds nothing at 640."""
+    """insightface's FaceAnalysis at 640 and at 128. Which of the two counts is decided as in `build_face_graph`."""
 
-    def __init__(self, detector: Path, recogniser: Path, folder: Path, providers: list[str], threads: int) -> None:
+    def __init__(
+        self,
+        detector: Path,
+        recogniser: Path,
+        folder: Path,
+        providers: list[str],
+        threads: int,
+        detection: Detection = "surest",
+    ) -> None:
+        self.detection = detection
         cv2.setNumThreads(threads)
         for path in (detector, recogniser):
             shutil.copy(path, folder / path.name)
@@ -107,11 +117,11 @@ class Insightface:
         bgr = np.ascontiguousarray(picture[:, :, ::-1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            for size, analysis in self.analyses.items():
-                faces = analysis.get(bgr)
-                if faces:
-                    return _stack(faces, size)
-        return _stack([], 0)
+            looks = [_stack(analysis.get(bgr), size) for size, analysis in self.analyses.items()]
+        found = [look for look in looks if len(look.scores)] or [_stack([], 0)]
+        if self.detection == "reference" or len(found) == 1:
+            return found[0]
+        return max(found, key=lambda look: look.scores[look.areas.argmax()])
 
 
 def on_canvas(pictures: list[Picture]) -> tuple[Picture, NDArray[np.int64]]:

@@ -1,7 +1,7 @@
 """`python -m build_tools <verb>`: weights, face graph, configurations, embedded server, demo."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -37,12 +37,14 @@ def face_graph(
     detector: Annotated[Path, typer.Argument(help="SCRFD with landmarks, ONNX.")],
     recogniser: Annotated[Path, typer.Argument(help="ArcFace for 112x112, ONNX.")],
     output: Annotated[Path, typer.Option(help="The fused file.")] = Path("model_repository/face_analysis/1/model.onnx"),
+    detection: Annotated[Literal["surest", "reference"], typer.Option(help="Which size's faces are taken.")] = "surest",
+    border: Annotated[Literal["black", "edge"], typer.Option(help="What fills a crop beyond the photo.")] = "black",
 ) -> None:
     """Fuse a detector and a recogniser into one ONNX file, from pixels to embeddings."""
     from build_tools.face_graph import build_face_graph
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    build_face_graph(detector, recogniser, output)
+    build_face_graph(detector, recogniser, output, detection=detection, border=border)
 
 
 @app.command()

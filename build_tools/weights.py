@@ -41,5 +41,6 @@ def _write_miniature(folder: Path, progress: Progress) -> None:
     write_detector(faces / "detector.onnx")
     write_recogniser(faces / "recogniser.onnx")
     progress("face graph")
-    build_face_graph(faces / "detector.onnx", faces / "recogniser.onnx", folder / "face_analysis.onnx")
+    networks = (faces / "detector.onnx", faces / "recogniser.onnx")
+    build_face_graph(*networks, folder / "face_analysis.onnx", border="edge")
     MINIATURE.save(folder)

@@ -36,9 +36,9 @@ TEST_SIZES = Sizes(
 )
 
 
-def write_sdxl(folder: Path, sizes: Sizes = TEST_SIZES) -> None:
+def write_sdxl(folder: Path, sizes: Sizes = TEST_SIZES, seed: int = 0) -> None:
     """Write a diffusers SDXL folder: UNet, VAE, both text encoders and tokenizers, scheduler."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     unet, vae = networks.make_unet(sizes), networks.make_vae(sizes)
     networks.save_sdxl(folder, (unet, *networks.make_text_encoders(sizes), vae), SCHEDULER)
 

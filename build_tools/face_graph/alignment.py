@@ -1,6 +1,7 @@
 """Cuts faces out and turns them upright, like insightface's `norm_crop` and cv2 4.11's `warpAffine`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,8 @@ _WEIGHT_STEPS = 32
 """...and then truncates them to 1/32 pixel (INTER_TAB_SIZE)."""
 _POSITION_LIMIT = 2**20
 """Positions are clipped to this many pixels, far outside the photo, to keep the integers in range."""
+Border = Literal["black", "edge"]
+"""What a crop shows outside the photo: zeros, as in insightface, or the photo's outermost pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,10 @@ def similarity(graph: Graph, landmarks: str) -> Similarity:
     return Similarity(cosine, sine, *(graph.op("Sub", goal[i], m) for i, m in enumerate((moved_x, moved_y))))
 
 
-def warp(graph: Graph, images: str, sizes: str, photo_index: str, transform: Similarity) -> str:
-    """Crops FP32 [f, 3, 112, 112] RGB with integer values in [0, 255], and zeros outside the photo.
+def warp(
+    graph: Graph, images: str, sizes: str, photo_index: str, transform: Similarity, border: Border = "black"
+) -> str:
+    """Crops FP32 [f, 3, 112, 112] RGB with integer values in [0, 255].
 
     Positions are rounded to 1/32 of a pixel and weights are integers, exactly as in cv2.
     """
@@ -69,7 +74,7 @@ def warp(graph: Graph, images: str, sizes: str, photo_index: str, transform: Sim
         for right, x_weight in ((0, _rest(graph, x_part)), (1, x_part)):
             row, column = (graph.op("Add", near, np.int64(step)) for near, step in ((y, down), (x, right)))
             weight = graph.op("Mul", y_weight, x_weight)
-            part = _tap(graph, images, (photo, row, column), (height, width), weight)
+            part = _tap(graph, images, (photo, row, column), (height, width), weight, border)
             sums = graph.op("Add", sums, part) if sums else part
     half = graph.op("Add", sums or "", np.float32(_WEIGHT_STEPS**2 / 2))
     return graph.op("Floor", graph.op("Mul", half, np.float32(1 / _WEIGHT_STEPS**2)))
@@ -113,14 +118,17 @@ def _split(graph: Graph, position: str) -> tuple[str, str]:
     return graph.op("Sub", shifted, np.int64(_POSITION_LIMIT)), cast(graph, part, np.float32)
 
 
-def _tap(graph: Graph, images: str, index: tuple[str, str, str], extent: tuple[str, str], weight: str) -> str:
-    """Weighted pixels FP32 [f, 3, 112, 112] of one of the four neighbours; zero outside the photo."""
+def _tap(
+    graph: Graph, images: str, index: tuple[str, str, str], extent: tuple[str, str], weight: str, border: Border
+) -> str:
+    """Weighted pixels FP32 [f, 3, 112, 112] of one of the four neighbours."""
     inside, number = weight, index[0]
     for position, limit in zip(index[1:], extent, strict=True):
         last = graph.op("Sub", limit, np.int64(1))
         kept = graph.op("Min", graph.op("Max", position, np.int64(0)), last)
         number = graph.op("Add", graph.op("Mul", number, np.int64(CANVAS)), kept)
-        inside = graph.op("Mul", inside, cast(graph, graph.op("Equal", kept, position), np.float32))
+        if border == "black":
+            inside = graph.op("Mul", inside, cast(graph, graph.op("Equal", kept, position), np.float32))
     pixels = graph.op("Gather", graph.op("Reshape", images, ints(-1, 3)), number)
     planes = cast(graph, graph.op("Transpose", pixels, perm=[0, 3, 1, 2]), np.float32)
     return graph.op("Mul", planes, graph.op("Unsqueeze", inside, ints(1)))

@@ -1,6 +1,7 @@
 """Detects the faces of all photos: the detector at each size, decoding, suppression, selection of the largest."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 from onnx import TensorProto
@@ -18,8 +19,15 @@ _FOUND: tuple[Signature, ...] = (
 )
 SCORE, OVERLAP = 0.5, 0.4
 """Minimum score of a face and maximum overlap (IoU) of two faces: insightface's defaults."""
+_KEPT: tuple[Signature, ...] = (
+    *((f"best_{name}", kind, shape) for name, kind, shape in _FOUND[:3]),
+    ("best_size", TensorProto.INT64, []),
+    ("best_rank", TensorProto.FLOAT, []),
+)
 NOTHING_FOUND = 0
 """The detection size of a photo in which no size found a face."""
+Detection = Literal["surest", "reference"]
+"""Which size's faces of a photo are kept: those whose largest face has the best score, or the first ones found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +43,36 @@ class Faces:
         return Faces(*(graph.op("Gather", values, index, axis=0) for values in fields))
 
 
-def detect(graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_faces: int) -> None:
+def detect(
+    graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_faces: int, detection: Detection = "surest"
+) -> None:
     """Add the outputs `boxes`, `scores`, `landmarks`, `photo_index` and `detection_size` to the graph.
 
-    A Loop looks at one photo at one size in each turn. If it finds nothing, the next turn looks at the photo's next
-    size, if there is one; else at the next photo. So the detector is in the file only once.
+    A Loop looks at one photo at one size in each turn, and keeps the best look at each photo. So the detector is in
+    the file only once.
     """
+    looks = np.int64(len(detector.sizes))
     body = graph.body()
+    body.op("Div", "turn", looks, name="photo")
+    look = body.op("Mod", "turn", looks)
+    body.op("Gather", ints(*detector.sizes), look, name="size")
     faces = _look(body, images, sizes, detector, max_faces)
-    _append(body, faces, detector.sizes)
-    body.op("Less", "next_photo", size(body, images, 0), name="go_on")
-    state: list[Signature] = [("photo", TensorProto.INT64, []), ("size", TensorProto.INT64, [])]
-    carried = [(f"{name}_before", kind, shape) for name, kind, shape in _FOUND]
-    grown = [(f"{name}_after", kind, shape) for name, kind, shape in _FOUND]
+    _keep(body, faces, _rank(body, faces, detection), body.op("Equal", look, looks - 1))
+    body.op("Identity", "going", name="go_on")
+    state = (*_KEPT, *_FOUND)
     proto = body.proto(
         "one_look",
-        [("turn", TensorProto.INT64, []), ("going", TensorProto.BOOL, []), *state, *carried],
-        [("go_on", TensorProto.BOOL, []), *((f"next_{name}", kind, shape) for name, kind, shape in state), *grown],
+        [("turn", TensorProto.INT64, []), ("going", TensorProto.BOOL, []), *_named("{}_before", state)],
+        [("go_on", TensorProto.BOOL, []), *_named("{}_after", state)],
     )
-    some = graph.op("Greater", size(graph, images, 0), np.int64(0))
-    start: list[Value] = [np.int64(0), np.int64(detector.sizes[0]), *(_empty(kind, shape) for _, kind, shape in _FOUND)]
-    outputs = ["last_photo", "last_size", *(name for name, _, _ in _FOUND)]
-    graph.add("Loop", ["", some, *start], outputs, body=proto)
+    turns = graph.op("Mul", size(graph, images, 0), looks)
+    start: list[Value] = [_empty(kind, shape) for _, kind, shape in state]
+    outputs = [*(f"last_{name}" for name, _, _ in _KEPT), *(name for name, _, _ in _FOUND)]
+    graph.add("Loop", [turns, "", *start], outputs, body=proto)
+
+
+def _named(form: str, signatures: tuple[Signature, ...]) -> list[Signature]:
+    return [(form.format(name), kind, shape) for name, kind, shape in signatures]
 
 
 def _empty(kind: int, shape: Shape) -> np.ndarray:
@@ -123,35 +139,50 @@ def _suppress(graph: Graph, faces: Faces) -> Faces:
 
 def _largest(graph: Graph, faces: Faces, limit: int) -> Faces:
     """The `limit` faces with the largest areas, still sorted by score."""
-    sides = graph.op("Sub", *_corners(graph, faces.boxes))
-    areas = graph.op("Mul", element(graph, sides, 0, axis=1), element(graph, sides, 1, axis=1))
+    areas = _areas(graph, faces)
     kept = graph.op("Min", vector(graph, size(graph, areas, 0)), ints(limit))
     graph.add("TopK", [areas, kept], ["largest_areas", "largest_index"])
     graph.add("TopK", ["largest_index", kept], ["kept_index", "kept_order"], largest=0)
     return faces.take(graph, "kept_index")
 
 
-def _corners(graph: Graph, boxes: str) -> tuple[str, str]:
-    low = graph.op("Slice", boxes, ints(0), ints(2), ints(1))
-    return graph.op("Slice", boxes, ints(2), ints(4), ints(1)), low
+def _areas(graph: Graph, faces: Faces) -> str:
+    low, high = (graph.op("Slice", faces.boxes, ints(i), ints(i + 2), ints(1)) for i in (0, 2))
+    sides = graph.op("Sub", high, low)
+    return graph.op("Mul", element(graph, sides, 0, axis=1), element(graph, sides, 1, axis=1))
 
 
-def _append(graph: Graph, faces: Faces, sizes: tuple[int, ...]) -> None:
-    """Append this turn's faces to the carried tensors, and choose photo and size of the next turn."""
-    count = graph.op("Shape", faces.scores)
-    found = graph.op("Greater", element(graph, count, 0), np.int64(0))
-    last = graph.op("Equal", "size", np.int64(sizes[-1]))
-    done = graph.op("Or", found, last)
-    finished = graph.op("Where", found, "size", np.int64(NOTHING_FOUND))
-    finished = graph.op("Expand", finished, vector(graph, cast(graph, done, np.int64)))
-    new = {
-        "boxes": faces.boxes,
-        "scores": faces.scores,
-        "landmarks": faces.landmarks,
-        "photo_index": graph.op("Expand", "photo", count),
-        "detection_size": finished,
-    }
-    for name, values in new.items():
+def _rank(graph: Graph, faces: Faces, detection: Detection) -> str:
+    """The rank of a look, FP32: the score of its largest face, or 1 if it found any face, and 0 if it found none."""
+    scores = graph.op("Concat", faces.scores, np.zeros(1, np.float32), axis=0)
+    if detection == "reference":
+        return graph.op("Ceil", graph.op("ReduceMax", scores, keepdims=0))
+    areas = graph.op("Concat", _areas(graph, faces), np.full(1, -1, np.float32), axis=0)
+    return graph.op("Gather", scores, graph.op("ArgMax", areas, axis=0, keepdims=0))
+
+
+def _keep(graph: Graph, faces: Faces, rank: str, last: str) -> None:
+    """Keep this look's faces if it ranks above the photo's earlier looks. The last look grows the outputs."""
+    better = graph.op("Greater", rank, "best_rank_before")
+    before, now = (size(graph, scores, 0) for scores in ("best_scores_before", faces.scores))
+    first = graph.op("Where", better, before, np.int64(0))
+    count = graph.op("Where", better, now, before)
+    chosen = graph.op("Range", first, graph.op("Add", first, count), np.int64(1))
+    joined = (graph.op("Concat", f"best_{name}_before", values, axis=0) for name, values in asdict(faces).items())
+    kept = asdict(Faces(*joined).take(graph, chosen))
+    best_size = graph.op("Where", better, "size", "best_size_before")
+    best_rank = graph.op("Max", rank, "best_rank_before")
+    ended, going = (graph.op("Where", last, *pair) for pair in ((count, np.int64(0)), (np.int64(0), count)))
+    grown = {name: _head(graph, values, ended) for name, values in kept.items()}
+    grown["photo_index"] = graph.op("Expand", "photo", vector(graph, ended))
+    grown["detection_size"] = graph.op("Expand", best_size, vector(graph, cast(graph, last, np.int64)))
+    for name, values in grown.items():
         graph.op("Concat", f"{name}_before", values, name=f"{name}_after", axis=0)
-    graph.op("Add", "photo", cast(graph, done, np.int64), name="next_photo")
-    graph.op("Where", done, np.int64(sizes[0]), np.int64(sizes[-1]), name="next_size")
+    for name, values in kept.items():
+        graph.op("Identity", _head(graph, values, going), name=f"best_{name}_after")
+    graph.op("Where", last, np.int64(NOTHING_FOUND), best_size, name="best_size_after")
+    graph.op("Where", last, np.float32(0), best_rank, name="best_rank_after")
+
+
+def _head(graph: Graph, values: str, count: str) -> str:
+    return graph.op("Slice", values, ints(0), vector(graph, count), ints(0))

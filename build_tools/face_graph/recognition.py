@@ -3,20 +3,20 @@
 import numpy as np
 from onnx import TensorProto
 
-from build_tools.face_graph.alignment import similarity, warp
+from build_tools.face_graph.alignment import Border, similarity, warp
 from build_tools.face_graph.onnx_files import OnnxRecogniser
 from build_tools.face_graph.ops import Graph, Signature, cast, ints, size, vector
 from instantid.contract import EMBEDDING_SIZE
 
 
-def recognise(graph: Graph, images: str, sizes: str, recogniser: OnnxRecogniser) -> None:
+def recognise(graph: Graph, images: str, sizes: str, recogniser: OnnxRecogniser, border: Border) -> None:
     """Add the output `embeddings` to the graph, from its `landmarks` and `photo_index`.
 
     A Loop runs over groups of faces: there is no turn without faces, and memory is bounded for any number of faces.
     """
     body = graph.body()
     landmarks, photo_index = _group(body, recogniser.batch)
-    crops = warp(body, images, sizes, photo_index, similarity(body, landmarks))
+    crops = warp(body, images, sizes, photo_index, similarity(body, landmarks), border)
     blob = body.op("Sub", crops, np.float32(recogniser.mean))
     recogniser.network.insert(body, body.op("Mul", blob, np.float32(1 / recogniser.deviation)))
     embeddings = cast(body, recogniser.output, np.float32)

@@ -9,6 +9,9 @@ class Options(TypedDict, total=False):
     """What a caller may set beside photo and prompt; what is left out has the server's default."""
 
     negative_prompt: str
+    prompt_syntax: str
+    style: str
+    force_zeros_for_empty_prompt: int
     pose_photo: Photo
     width: int
     height: int

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,13 +25,16 @@ returns the picture for the next finisher. The last one encodes."""
 
 
 def finish(
-    pictures: Sequence[NDArray[np.uint8]], request: GenerationRequest, finishers: Sequence[Finisher]
+    pictures: Sequence[NDArray[np.uint8]],
+    request: GenerationRequest,
+    finishers: Sequence[Finisher],
+    facts: Mapping[str, Any] = {},
 ) -> tuple[list[bytes], list[bytes]]:
-    """The encoded pictures of one request, and the JSON report of each."""
+    """The encoded pictures of one request, and the JSON report of each, which begins with its seed and the `facts`."""
     encoded, reports = [], []
     for picture, seed in zip(pictures, request.seeds, strict=True):
         finished: Any = picture
-        report: Report = {"seed": seed}
+        report: Report = {"seed": seed, **facts}
         for finisher in finishers:
             finished = finisher(finished, replace(request, seed=seed, num_images_per_prompt=1), report)
         encoded.append(finished)

@@ -122,7 +122,7 @@ SIDE_MULTIPLE = 64
 """Sides of resized photos and of pictures are multiples of this."""
 EMBEDDING_SIZE = 512
 DETECTION_SIZES = (640, 128)
-"""Detector input sides, in the order in which they are tried."""
+"""Detector input sides; the first is the reference's."""
 
 MAX_PHOTO_BYTES = 16 * 1024 * 1024
 MAX_PHOTO_PIXELS = 64_000_000
@@ -134,6 +134,13 @@ ANY_PHOTO_FORMAT = "JPEG, PNG or WEBP"
 MIN_FACE_SIDE = 32.0
 """Shortest allowed side, in pixels of the 1280-pixel photo, of the face that is used."""
 MAX_PROMPT_CHARACTERS = 2000
+MAX_PROMPT_CHUNKS = 8
+"""Of 75 tokens each: 600 hold 2000 characters of English, and at SDXL's size keep 0.2 GB a row in float16."""
+MAX_COMPEL_CHARACTERS = 500
+MAX_COMPEL_DEPTH = 4
+"""Brackets in brackets. compel's parser takes milliseconds a character, and more with every bracket inside another."""
+PROMPT_SYNTAXES = ("plain", "a1111", "compel")
+NO_STYLE = "none"
 MAX_SIDE = 4096
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
 SCHEDULERS = ("euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "unipc", "heun", "lcm")
@@ -142,6 +149,10 @@ LCM_MAX_STEPS = 50
 
 PHOTO = Images("photo", 1, 4, "Photos of one person; the largest face of each is used.")
 PROMPT = Text("prompt", None, 1, MAX_PROMPT_CHARACTERS, "What the picture shows.")
+NEGATIVE_PROMPT = Text(
+    "negative_prompt", "", 0, MAX_PROMPT_CHARACTERS, "What the picture avoids; acts only with guidance."
+)
+STYLE = Text("style", NO_STYLE, 1, 64, "Template for both prompts, one of the server's list (docs/prompts.md).")
 POSE_PHOTO = Images("pose_photo", 0, 1, "Its largest face gives the landmarks; if left out, the first photo does.")
 WIDTH = Side("width", SIDE_MULTIPLE, MAX_SIDE, "In pixels; if left out, it follows from the photo's aspect.")
 HEIGHT = replace(WIDTH, name="height")
@@ -159,7 +170,19 @@ SCHEDULER = Choice("scheduler", SCHEDULERS[0], SCHEDULERS, "Solver of the denois
 OPTIONS: tuple[Option, ...] = (
     PHOTO,
     PROMPT,
-    Text("negative_prompt", "", 0, MAX_PROMPT_CHARACTERS, "What the picture avoids; acts only with guidance."),
+    NEGATIVE_PROMPT,
+    Choice(
+        "prompt_syntax", PROMPT_SYNTAXES[0], PROMPT_SYNTAXES, "How both prompts give words weights (docs/prompts.md)."
+    ),
+    STYLE,
+    Number(
+        "force_zeros_for_empty_prompt",
+        "INT32",
+        0,
+        0,
+        1,
+        "1: an empty negative_prompt is zeros, not an encoded empty text.",
+    ),
     POSE_PHOTO,
     WIDTH,
     HEIGHT,

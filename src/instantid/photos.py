@@ -1,15 +1,16 @@
 """Photos in: the only place where encoded photos are read, and how they lie in the canvases of face analysis."""
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from pydantic import Field
 
 from instantid import contract
@@ -24,16 +25,40 @@ ResizedSide = Annotated[int, Field(ge=contract.SIDE_MULTIPLE, le=contract.CANVAS
 BROKEN = (struct.error, zlib.error, Image.DecompressionBombError)
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, MemoryError, *BROKEN)
 """What Pillow's decoders raise on damaged or hostile files."""
+OTHER_FORMS: Mapping[str, bytes] = {
+    "a data URL, not a file's bytes": rb"[\s\"']*data:",
+    "a URL, not a file's bytes": rb"[\s\"']*https?://",
+    "base64 text, not a file's bytes": rb"[\s\"']*(/9j/|iVBORw0KGgo|UklGR|AAAA..Z0eXB)",
+    "an AVIF file": rb".{4}ftyp(avi[fs]|m[is]f1.{4}(....){0,8}avi[fs])",
+    "a HEIC file": rb".{4}ftyp(he[iv]|m[is]f1)",
+    "a GIF file": rb"GIF8",
+    "a TIFF file": rb"II\*\0|MM\0\*",
+    "a PDF file": rb"%PDF",
+}
+"""What is sent instead of a photo most often, by how it begins; the first that matches is meant."""
+Note = Literal["unusable colour profile ignored"]
+COLOUR_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""Pillow's mode for each colour space of an ICC profile that photos have."""
+SRGB_TOLERANCE = 2
+"""A profile that moves no colour by more levels than this is one of the many forms of sRGB."""
+
+
+class Photo(NamedTuple):
+    """An upright HWC RGB uint8 photo in sRGB, values in [0, 255], and what the caller should know about it."""
+
+    pixels: NDArray[np.uint8]
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoSize:
-    """Sizes in pixels of one photo: as sent (EXIF orientation applied) and as it lies in the canvas."""
+    """Sizes in pixels of one photo: as sent (EXIF orientation applied) and as it lies in the canvas; its notes."""
 
     width: PhotoSide
     height: PhotoSide
     resized_width: ResizedSide
     resized_height: ResizedSide
+    notes: Annotated[tuple[Note, ...], Field(max_length=1)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +87,17 @@ def read_photos(inputs: Inputs) -> Canvases:
     images = np.zeros((len(person) + len(pose), contract.CANVAS, contract.CANVAS, 3), np.uint8)
     sizes = []
     for canvas, (field, data) in zip(images, (person | pose).items(), strict=True):
-        photo = decode_photo(data, field)
+        photo, notes = decode_photo(data, field)
         resized = resize_photo(photo)
         canvas[: resized.shape[0], : resized.shape[1]] = resized
-        sizes.append(PhotoSize(photo.shape[1], photo.shape[0], resized.shape[1], resized.shape[0]))
+        sizes.append(PhotoSize(photo.shape[1], photo.shape[0], resized.shape[1], resized.shape[0], notes))
     return Canvases(images, tuple(sizes), bool(pose))
 
 
-def decode_photo(data: bytes, field: str) -> NDArray[np.uint8]:
-    """Decode one JPEG, PNG or WebP file to an upright HWC RGB uint8 array, values in [0, 255].
+def decode_photo(data: bytes, field: str) -> Photo:
+    """Decode one JPEG, PNG or WebP file.
 
+    Colours are converted to sRGB by the file's ICC profile; a profile that cannot be used is ignored with a note.
     EXIF orientation is applied, transparency is flattened on white, 16-bit grey is scaled to 8 bits, the first
     frame of an animation is taken. The pixel limit is checked on the header, before anything is decoded.
 
@@ -81,10 +107,12 @@ def decode_photo(data: bytes, field: str) -> NDArray[np.uint8]:
     try:
         image = Image.open(io.BytesIO(data), formats=contract.PHOTO_FORMATS)
     except UNREADABLE as error:
-        raise InvalidArgument(field, "not a readable image", f"must be {contract.ANY_PHOTO_FORMAT}") from error
+        likely = (f"looks like {form}" for form, start in OTHER_FORMS.items() if re.match(start, data, re.DOTALL))
+        problem = next(likely, "not a readable image")
+        raise InvalidArgument(field, problem, f"must be {contract.ANY_PHOTO_FORMAT}") from error
     _check_pixel_size(image.size, field)
     try:
-        return np.asarray(_flatten(ImageOps.exif_transpose(image)))
+        return _in_srgb(ImageOps.exif_transpose(image))
     except UNREADABLE as error:
         raise InvalidArgument(
             field, f"damaged {image.format} file", f"must be a whole {contract.ANY_PHOTO_FORMAT}"
@@ -149,11 +177,43 @@ def _check_pixel_size(size: tuple[int, int], field: str) -> None:
         raise InvalidArgument(field, found, bound)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _in_srgb(image: Image.Image) -> Photo:
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+        info, image = image.info, Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        image.info = info
+    if "icc_profile" not in image.info:
+        return Photo(_flatten(image))
+    try:
+        return Photo(_flatten(_converted(image, image.info["icc_profile"])))
+    except (ImageCms.PyCMSError, ValueError, OSError, TypeError):
+        return Photo(_flatten(image), ("unusable colour profile ignored",))
+
+
+def _converted(image: Image.Image, icc_profile: bytes) -> Image.Image:
+    """The image in sRGB; itself where the profile is sRGB's. Raises what ImageCms does if they do not fit."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
+    mode = COLOUR_MODES.get(source.profile.xcolor_space.strip(), "")
+    if (image.mode == "CMYK") != (mode == "CMYK") or (mode == "L" and Image.getmodebase(image.mode) != "L"):
+        raise ValueError(f"a profile of {source.profile.xcolor_space} in an image of mode {image.mode}")
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    if mode == "RGB" and _changes_little(transform):
+        return image
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    converted = transform.apply(image.convert(mode))
+    if alpha is not None:
+        converted.putalpha(alpha)
+    return converted
+
+
+def _changes_little(transform: ImageCms.ImageCmsTransform) -> bool:
+    levels = np.linspace(0, 255, 9).astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
+    moved = np.asarray(transform.apply(Image.fromarray(colours)))
+    return int(np.abs(moved.astype(int) - colours).max()) <= SRGB_TOLERANCE
+
+
+def _flatten(image: Image.Image) -> NDArray[np.uint8]:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from instantid import contract
-from instantid.contract import Number, Option
+from instantid.contract import Choice, Number, Option
+from instantid.styles import Style
 
 FILE_NAME = "profile.json"
 STORED = ("name", "native_area", "min_side", "max_side", "max_area", "licences")
@@ -19,7 +20,8 @@ class Profile:
     """What a set of weights paints; sides in pixels (multiples of 64), areas in square pixels.
 
     The first of `schedulers` is the default. `timestep_spacing`, if set, is used in place of the checkpoint's own.
-    `lora` is the file in the set's folder `lora` that a few-step mode fuses, or empty.
+    `lora` is the file in the set's folder `lora` that a few-step mode fuses, or empty. `styles` are those that a
+    request may name.
     """
 
     name: str
@@ -33,13 +35,16 @@ class Profile:
     guidance_scale: Number = contract.GUIDANCE_SCALE
     timestep_spacing: str | None = None
     lora: str = ""
+    styles: tuple[Style, ...] = ()
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """The contract's options with the defaults and bounds of these weights."""
+        """The contract's options with the defaults and bounds of these weights, and the server's styles."""
         sides = [replace(side, low=self.min_side, high=self.max_side) for side in (contract.WIDTH, contract.HEIGHT)]
         scheduler = replace(contract.SCHEDULER, default=self.schedulers[0], choices=self.schedulers)
-        narrowed: tuple[Option, ...] = (*sides, scheduler, self.num_inference_steps, self.guidance_scale)
+        names = (contract.NO_STYLE, *(style.name for style in self.styles))
+        style = Choice(contract.STYLE.name, contract.NO_STYLE, names, contract.STYLE.help)
+        narrowed: tuple[Option, ...] = (*sides, scheduler, style, self.num_inference_steps, self.guidance_scale)
         own = {option.name: option for option in narrowed}
         return tuple(own.get(option.name, option) for option in contract.OPTIONS)
 
@@ -69,8 +74,8 @@ trailing timesteps, guidance 5 to 8), and LCM-LoRA (arXiv 2311.05556; 2 to 8 ste
 guidance 1 to 2)."""
 
 
-def load_profile(folder: Path, few_steps: str = "none") -> Profile:
-    """Read `folder/profile.json`, as the mode `few_steps` of FEW_STEPS changes it.
+def load_profile(folder: Path, few_steps: str = "none", styles: tuple[Style, ...] = ()) -> Profile:
+    """Read `folder/profile.json`, as the mode `few_steps` of FEW_STEPS changes it, with the server's `styles`.
 
     Raises FileNotFoundError, with what to run, if the folder holds no set of weights.
     """
@@ -78,7 +83,8 @@ def load_profile(folder: Path, few_steps: str = "none") -> Profile:
     if not path.is_file():
         raise FileNotFoundError(f"no weights in {folder}: run `python -m build_tools weights miniature`")
     fields = json.loads(path.read_text())
-    return Profile(**{**fields, "licences": tuple(fields.get("licences", ())), **FEW_STEPS[few_steps]})
+    licences = tuple(fields.get("licences", ()))
+    return Profile(**{**fields, "licences": licences, "styles": styles, **FEW_STEPS[few_steps]})
 
 
 SDXL = {"native_area": 1024 * 1024, "min_side": 512, "max_side": 1536, "max_area": 2 * 1024 * 1024}

@@ -38,6 +38,9 @@ class GenerationRequest:
     # Options of the contract, written by `python -m build_tools configs`:
     prompt: str
     negative_prompt: str = ""
+    prompt_syntax: str = "plain"
+    style: str = "none"
+    force_zeros_for_empty_prompt: int = 0
     width: int
     height: int
     num_inference_steps: int = 30
@@ -68,6 +71,10 @@ class GenerationRequest:
     def guidance(self) -> bool:
         """Whether unconditional rows are needed: only above 1, where they change the result."""
         return self.guidance_scale > 1.0
+
+    @property
+    def zero_negative_prompt(self) -> bool:
+        return self.guidance and bool(self.force_zeros_for_empty_prompt) and not self.negative_prompt
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
@@ -112,6 +119,7 @@ def read_request(
     """
     values = _read_parameters(parameters)
     values |= {option.name: _read(option, inputs) for option in _fields(profile.options)}
+    values |= _styled(values, profile)
     _check_together(values, profile)
     canvases = read_photos(inputs)
     pose = canvases.photos[-1 if canvases.has_pose_photo else 0]
@@ -170,6 +178,20 @@ def _read(option: Option, inputs: Inputs) -> Any:
         raise InvalidArgument(option.name, "missing", "is required")
     drawn = isinstance(option, Number) and option.default is None
     return secrets.randbelow(2**32) if drawn else option.default
+
+
+def _styled(values: Mapping[str, Any], profile: Profile) -> dict[str, str]:
+    """Both prompts inside the template that the request names: later stages, and who reads a picture's parameters,
+    need no list of styles."""
+    template = next((style for style in profile.styles if style.name == values["style"]), None)
+    if template is None:
+        return {}
+    prompt, negative_prompt = template.apply(values["prompt"], values["negative_prompt"])
+    return {
+        "prompt": check(contract.PROMPT, prompt),
+        "negative_prompt": check(contract.NEGATIVE_PROMPT, negative_prompt),
+        "style": contract.NO_STYLE,
+    }
 
 
 def _value(option: Option, array: NDArray[Any]) -> Any:

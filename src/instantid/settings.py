@@ -1,23 +1,26 @@
 """What an operator sets: environment variables with the prefix `INSTANTID_`, listed in `.env.example`."""
 
+import csv
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, FiniteFloat
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 CACHE_FOLDER = ".cache"
 """In a set of weights: what was measured on this machine."""
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
 
 def _read_loras(value: Any) -> Any:
-    """`a.safetensors, b.safetensors:0.6` to paths and weights."""
+    """`a.safetensors, "b, c.safetensors": 0.6` to paths and weights; names with commas are quoted, as in CSV."""
     if not isinstance(value, str):
         return value
-    found = [re.fullmatch(r"(.+\.safetensors)(?::(-?\d*\.?\d+))?", item.strip()) for item in value.split(",")]
-    if None in found:
-        raise ValueError("must be paths of .safetensors files separated by commas, each with `:weight` or without")
+    items = [item.strip() for row in csv.reader(value.splitlines(), skipinitialspace=True) for item in row]
+    found = [re.fullmatch(rf"(.+\.safetensors)\s*(?::\s*({NUMBER}))?", item, re.IGNORECASE) for item in items]
+    if wrong := [item for item, match in zip(items, found, strict=True) if match is None]:
+        raise ValueError(f"{wrong[0]!r}: must be the path of a .safetensors file, with `:weight` or without")
     return tuple((match[1], match[2] or 1.0) for match in found if match)
 
 
@@ -34,8 +37,13 @@ class Settings(BaseSettings):
         None,
         description="Another SDXL in place of the set's own: a diffusers folder, or one safetensors file.",
     )
-    lora: Annotated[tuple[tuple[Path, float], ...], NoDecode, BeforeValidator(_read_loras)] = Field(
-        (), description="LoRA files to fuse into UNet and text encoders: paths, each with `:weight` where it is not 1."
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = Field(
+        "auto", description="What the checkpoint's UNet predicts; auto: what its file or folder says."
+    )
+    lora: Annotated[tuple[tuple[Path, FiniteFloat], ...], NoDecode, BeforeValidator(_read_loras)] = Field(
+        (),
+        description="LoRA files to fuse into UNet and text encoders: paths, each with `:weight` where it is not 1; "
+        "a path with a comma is quoted.",
     )
     few_steps: Literal["none", "hyper", "lcm"] = Field(
         "none", description="Fuse the set's own Hyper-SD or LCM LoRA; defaults and bounds of requests follow."
@@ -75,6 +83,9 @@ class Settings(BaseSettings):
     )
     cache: Path | None = Field(
         None, description="Folder for what was measured on this machine; default: `.cache` in the weights' folder."
+    )
+    styles: Path | None = Field(
+        None, description="TOML file with style templates of the server's own, beside the eight that are built in."
     )
     png_level: int = Field(
         1, ge=0, le=9, description="zlib level of PNG files; 4 takes nearly three times as long for 15 % fewer bytes."

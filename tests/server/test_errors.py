@@ -79,7 +79,7 @@ TEXTS = {
     "photo bomb": ("photo", bomb(), "photo[0]: "),
     "photo large": ("photo", b"\xff" * (contract.MAX_PHOTO_BYTES + 1), "must be at most 16777216 bytes"),
     "photo cut": ("photo", encoded(data.astronaut())[:20000], "photo[0]: damaged PNG file"),
-    "photo gif": ("photo", encoded(data.astronaut(), "GIF"), "photo[0]: not a readable image"),
+    "photo gif": ("photo", encoded(data.astronaut(), "GIF"), "photo[0]: looks like a GIF file"),
 }
 
 
@@ -145,7 +145,7 @@ def test_no_face_says_which_photo_and_what_was_tried(client, astronaut):
         with pytest.raises(InvalidArgument) as caught:
             client.generate(photos, "x", **options)
         assert caught.value.field == field
-        assert "no face found; looked at detection sizes 640 and 128" in str(caught.value)
+        assert "no face found; needs one clear face" in str(caught.value)
 
 
 def test_a_face_that_is_too_small(client):

@@ -1,4 +1,4 @@
-"""Nobody waits for ever: the ways to hang a caller (TRITON: Triton notices none of them), each tried for real."""
+"""Nobody waits for ever: the ways to hang a caller (Triton notices none of them), each tried for real."""
 
 import shutil
 import time

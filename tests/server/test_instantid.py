@@ -12,6 +12,7 @@ from skimage import data
 
 from instantid import contract
 from instantid.answer import read_metadata
+from instantid_client import InvalidArgument
 
 from .conftest import encoded
 
@@ -77,6 +78,10 @@ CHANGES = {
     "controlnet_conditioning_scale": {"controlnet_conditioning_scale": 0.0},
     "control_guidance_start": {"control_guidance_start": 0.5},
     "control_guidance_end": {"control_guidance_end": 0.5},
+    "a1111": {"prompt": "a (portrait:1.5)", "prompt_syntax": "a1111"},
+    "compel": {"prompt": "a (portrait)1.5", "prompt_syntax": "compel"},
+    "style": {"style": "Line art"},
+    "force_zeros_for_empty_prompt": {"force_zeros_for_empty_prompt": 1},
     "seed": {"seed": 12},
     **{name: {"scheduler": name} for name in contract.SCHEDULERS if name != "euler"},
 }
@@ -188,7 +193,20 @@ def test_every_picture_has_a_report(server, astronaut):
         for name, value, kind in (("seed", np.int64(7), "INT64"), ("num_images_per_prompt", np.int32(2), "INT32")):
             inputs.append(triton.InferInput(name, [1], kind).set_data_from_numpy(np.array([value])))
         answer = raw.infer("instantid", inputs, client_timeout=120)
-    assert [json.loads(report)["seed"] for report in answer.as_numpy("report")] == [7, 8]
+    reports = [json.loads(report) for report in answer.as_numpy("report")]
+    assert [report["seed"] for report in reports] == [7, 8]
+    assert reports[0]["prompt"] == {"tokens": 2, "negative_tokens": 0, "chunks": 1}
+
+
+def test_the_red_hat_behind_100_words_is_painted(client, astronaut):
+    words = " ".join(["a", "portrait", "in", "snow"] * 25)
+    without, with_hat = (client.generate(astronaut, words + end, **FAST) for end in ("", ", wearing a red hat"))
+    assert difference(without.images[0], with_hat.images[0]) > 0
+
+
+def test_the_eight_styles_are_served_and_others_refused_by_name(client, astronaut):
+    with pytest.raises(InvalidArgument, match="Watercolor, Film Noir, Neon, Jungle, Mars, Vibrant Color, Snow, Line"):
+        client.generate(astronaut, "a portrait", style="Baroque")
 
 
 def test_callers_get_their_own_request_back(client, astronaut):

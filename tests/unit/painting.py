@@ -12,6 +12,7 @@ from instantid.faces.landmark_picture import draw_landmarks
 from instantid.models.sdxl.schedules import Schedule
 from miniature.album import draw_page
 from miniature.people import random_identity
+from miniature.sdxl import SCHEDULER
 
 from .reference import NO_GENERATOR, right_scheduler, scaled_linear_betas, zero_snr_betas
 from .test_diffusion import make_request
@@ -19,6 +20,18 @@ from .test_diffusion import make_request
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 16, 16)
 STOCHASTIC = ("euler_ancestral", "lcm")
+SPACINGS = ("leading", "linspace", "trailing")
+KINDS = {
+    f"{prediction}{', zero SNR' * zero_snr}, {spacing} + {offset}": {
+        **SCHEDULER,
+        "prediction_type": prediction,
+        "timestep_spacing": spacing,
+        "steps_offset": offset,
+        "rescale_betas_zero_snr": zero_snr,
+    }
+    for prediction, zero_snr in (("epsilon", False), ("v_prediction", False), ("v_prediction", True))
+    for spacing, offset in (("leading", 0), ("leading", 1), ("trailing", 1), ("linspace", 0))
+}
 
 
 @dataclass

@@ -134,7 +134,7 @@ def test_without_face_and_identitynet_it_is_diffusers_sdxl_pipeline(model, refer
     assert relative(found, expected) <= 1e-4
 
 
-@pytest.mark.parametrize("text", [*WORDS, "Grüße 世界 " * 60])
+@pytest.mark.parametrize("text", [*WORDS, "Grüße 世界"])
 def test_text_is_diffusers(model, reference, text):
     found = model.networks.text.encode(text)
     embeds, _, pooled, _ = reference.pipeline.encode_prompt(text, do_classifier_free_guidance=False)
@@ -145,10 +145,10 @@ def test_text_is_diffusers(model, reference, text):
 def test_text_is_encoded_once(model):
     text = model.networks.text
     text.encode("encoded once")
-    before = text.encode.cache_info()
+    before = text.encode_chunk.cache_info()
     text.encode("encoded once")
-    assert text.encode.cache_info().hits == before.hits + 1
-    assert text.encode.cache_info().misses == before.misses
+    assert text.encode_chunk.cache_info().hits == before.hits + 1
+    assert text.encode_chunk.cache_info().misses == before.misses
 
 
 def test_face_tokens_are_the_plain_resampler_s(model, reference):

@@ -285,6 +285,29 @@ def test_a_caller_that_cannot_be_asked_costs_no_other_the_poll():
     assert bench.engine.admission.tasks == []
 
 
+def test_a_request_is_never_asked_once_its_answer_is_under_way():
+    """Triton 2.51 reads freed memory where `is_cancelled` runs beside the last response or after it."""
+    heard, asked, may_return = [], threading.Event(), threading.Event()
+    answer = Answer(heard.append)
+
+    def question():
+        asked.set()
+        return may_return.wait(5)
+
+    asking = threading.Thread(target=answer.ask, args=(question,))
+    giving = threading.Thread(target=answer.give, args=("result",))
+    asking.start()
+    assert asked.wait(5)
+    giving.start()
+    giving.join(0.2)
+    assert not heard
+    may_return.set()
+    giving.join(5)
+    asking.join(5)
+    assert heard == ["result"]
+    assert not answer.ask(lambda: pytest.fail("asked after the answer"))
+
+
 def test_a_request_whose_deadline_passes_while_it_waits_is_never_started():
     bench = Bench(max_rows=1)
     bench.add("running", 5)

@@ -127,7 +127,7 @@ def test_best_score_first_as_in_insightface(graph, reference):
     assert np.all(np.diff(ours.scores) <= 0)
 
 
-def test_second_size_only_where_the_first_finds_nothing(graph, reference):
+def test_second_size_where_the_first_finds_nothing(graph, reference):
     close, ordinary, empty = discs((1280, 1280), 1, 8, radius=0.078), discs((960, 1280), 4, 3), discs((640, 1280), 0, 1)
     outputs = graph.run(*parity.on_canvas([close, ordinary, empty]))
     assert outputs["detection_size"].tolist() == [128, 640, 0]
@@ -136,6 +136,34 @@ def test_second_size_only_where_the_first_finds_nothing(graph, reference):
     total = parity.Differences()
     total.add(parity.photo_faces(outputs, 0), theirs[0], 0.5)
     assert total.cosines
+    assert max(total.boxes) < 0.5
+
+
+def two_kinds() -> np.ndarray:
+    """A close-up that only 128 sees, and a dimmer disc in it that only 640 sees."""
+    picture = discs((1280, 1280), 1, 8, radius=0.078)
+    cv2.circle(picture, (150, 1130), 20, (205, 205, 205), -1)
+    return picture
+
+
+@pytest.mark.parametrize(("detection", "sizes"), [("surest", [128, 640, 0]), ("reference", [640, 640, 0])])
+def test_the_size_that_counts(folder, tmp_path, detection, sizes):
+    build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "fused.onnx", detection=detection)
+    (tmp_path / "reference").mkdir()
+    paths = folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "reference"
+    theirs = parity.Insightface(*paths, CPU, 2, detection)
+    photos = [two_kinds(), discs((960, 1280), 4, 3), discs((640, 1280), 0, 1)]
+    outputs, total = (
+        parity.FusedGraph(tmp_path / "fused.onnx", CPU, 2).run(*parity.on_canvas(photos)),
+        parity.Differences(),
+    )
+    assert outputs["detection_size"].tolist() == sizes
+    for i, photo in enumerate(photos):
+        expected = theirs.find(photo)
+        assert expected.detection_size == sizes[i]
+        total.add(parity.photo_faces(outputs, i), expected, 0.5)
+    assert (total.missed, total.extra, total.other_largest) == (0, 0, 0)
+    assert len(total.cosines) > 2
     assert max(total.boxes) < 0.5
 
 
@@ -220,6 +248,9 @@ def test_other_files_are_refused_by_name(folder, tmp_path):
     for name in ("text.onnx", "missing.onnx"):
         with pytest.raises(FaceModelError, match=name):
             build_face_graph(tmp_path / name, recogniser, tmp_path / "out.onnx")
+    for option in ("detection", "border"):
+        with pytest.raises(ValueError, match=f"{option} is 'best', must be one of"):
+            build_face_graph(detector, recogniser, tmp_path / "out.onnx", **{option: "best"})
     assert not (tmp_path / "out.onnx").exists()
 
 

@@ -45,10 +45,9 @@ def similarity_session() -> onnxruntime.InferenceSession:
     return session(graph, [("landmarks", TensorProto.FLOAT, ["f", 5, 2])], outputs)
 
 
-@pytest.fixture(scope="module")
-def warp_session() -> onnxruntime.InferenceSession:
+def warp_session(border: str) -> onnxruntime.InferenceSession:
     graph = Graph()
-    crops = warp(graph, "images", "sizes", "photo_index", Similarity(*FACTORS))
+    crops = warp(graph, "images", "sizes", "photo_index", Similarity(*FACTORS), border)
     graph.op("Identity", crops, name="crops")
     factors = [(name, TensorProto.DOUBLE, ["f"]) for name in FACTORS]
     inputs = [*PHOTOS, ("photo_index", TensorProto.INT64, ["f"]), *factors]
@@ -108,7 +107,8 @@ def test_similarity_equals_scikit_image(similarity_session):
         np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12 * max(1, np.abs(expected).max()))
 
 
-def test_warp_is_bit_equal_to_cv2(warp_session):
+@pytest.mark.parametrize(("border", "mode"), [("black", cv2.BORDER_CONSTANT), ("edge", cv2.BORDER_REPLICATE)])
+def test_warp_is_bit_equal_to_cv2(border, mode):
     rng = np.random.default_rng(4)
     photos = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((1280, 960), (200, 333), (60, 1280))]
     landmarks = random_landmarks(rng, 90)
@@ -116,15 +116,15 @@ def test_warp_is_bit_equal_to_cv2(warp_session):
     photo_index = np.arange(len(transforms)) % len(photos)
     values = np.array([(m[0, 0], m[1, 0], m[0, 2], m[1, 2]) for m in transforms])
     factors = dict(zip(FACTORS, values.T.copy(), strict=True))
-    (crops,) = warp_session.run(None, {**canvas(*photos), "photo_index": photo_index, **factors})
+    (crops,) = warp_session(border).run(None, {**canvas(*photos), "photo_index": photo_index, **factors})
     for crop, matrix, index in zip(crops, transforms, photo_index, strict=True):
-        expected = cv2.warpAffine(photos[index], matrix[:2], (112, 112), borderValue=0.0)
+        expected = cv2.warpAffine(photos[index], matrix[:2], (112, 112), borderMode=mode)
         np.testing.assert_array_equal(crop, expected.transpose(2, 0, 1))
     assert crops.any(axis=(1, 2, 3)).sum() > len(crops) // 3
 
 
-def test_faces_without_extent_give_an_empty_crop_not_an_error(warp_session):
+def test_faces_without_extent_give_an_empty_crop_not_an_error():
     nothing = {name: np.array([np.nan, 0.0]) for name in FACTORS}
     photo = np.full((50, 50, 3), 9, np.uint8)
-    (crops,) = warp_session.run(None, {**canvas(photo), "photo_index": np.zeros(2, np.int64), **nothing})
+    (crops,) = warp_session("black").run(None, {**canvas(photo), "photo_index": np.zeros(2, np.int64), **nothing})
     assert not crops.any()

@@ -89,8 +89,8 @@ def test_faces_of_other_photos_do_not_count():
     assert found.largest(0, "photo[0]").box[2] == 50
 
 
-def test_no_face_says_which_photo_and_what_was_tried():
-    with pytest.raises(NoUsableFace, match=r"photo\[1\]: no face found; looked at detection sizes 640 and 128"):
+def test_no_face_says_which_photo_and_what_helps():
+    with pytest.raises(NoUsableFace, match=r"photo\[1\]: no face found; needs one clear face; a photo that lies on"):
         faces([(0, 0, 90, 90)], photos=2).largest(1, "photo[1]")
 
 
@@ -132,6 +132,13 @@ def test_pose_photo_gives_the_landmarks_and_the_report_is_in_its_own_pixels():
     assert report["photo_index"] == 1
     assert [photo["photo_index"] for photo in report["photos"]] == [0]
     np.testing.assert_allclose(report["photos"][0]["landmarks"], LANDMARKS / 2, atol=0.01)
+
+
+def test_notes_on_a_photo_are_in_the_report():
+    noted = PhotoSize(640, 640, 1280, 1280, ("unusable colour profile ignored",))
+    found = faces([(0, 0, 90, 90)] * 2, [0, 1], 2)
+    report = json.loads(condition(request([noted, PhotoSize(640, 640, 1280, 1280)]), found, no_pictures()).report)
+    assert [photo["notes"] for photo in report["photos"]] == [["unusable colour profile ignored"], []]
 
 
 def test_the_landmark_picture_follows_the_pictures_of_the_request():

@@ -7,11 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "instantid"
-EDGE = {"contract", "errors", "request", "profile"}
+EDGE = {"contract", "errors", "request", "profile", "styles"}
 ALLOWED = {
     "contract": set(),
     "errors": set(),
-    "profile": {"contract"},
+    "styles": {"contract"},
+    "profile": {"contract", "styles"},
     "settings": set(),
     "photos": {"contract", "errors"},
     "request": {"contract", "errors", "profile", "photos"},

@@ -78,7 +78,7 @@ class Engine:
         """Ask for every task whether its caller has cancelled; for a thread that does so every few tens of ms."""
         for task in self.admission.tasks:
             try:
-                task.cancelled |= task.is_cancelled()
+                task.cancelled |= task.answer.ask(task.is_cancelled)
             except Exception:
                 log.exception("request %r cannot be asked and counts as cancelled", task.request_id)
                 task.cancelled = True

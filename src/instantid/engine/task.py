@@ -104,6 +104,11 @@ class Answer:
             self._send(outcome)
         return first
 
+    def ask(self, question: Callable[[], bool]) -> bool:
+        """The request's own question, never once it is answered: Triton 2.51 then reads freed memory and crashes."""
+        with self._lock:
+            return not self.given and question()
+
     def __del__(self) -> None:
         self.give(EngineFailure("the request was lost inside the server"))
 

@@ -42,8 +42,8 @@ class Faces:
         """
         found = np.flatnonzero(self.photo_index == photo)
         if not len(found):
-            sizes = " and ".join(map(str, contract.DETECTION_SIZES))
-            raise NoUsableFace(field, "no face found", f"looked at detection sizes {sizes}; needs one clear face")
+            bound = "needs one clear face; a photo that lies on its side has to be turned upright"
+            raise NoUsableFace(field, "no face found", bound)
         x0, y0, x1, y1 = self.boxes[found].T
         chosen = found[np.argmax((x1 - x0) * (y1 - y0))]
         _check_size(self.boxes[chosen], field)

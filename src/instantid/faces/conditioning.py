@@ -59,6 +59,7 @@ def describe(face: Face, photo: PhotoSize, index: int) -> dict[str, Any]:
         "detection_size": face.detection_size,
         "faces_seen": face.faces_seen,
         "photo_index": index,
+        "notes": list(photo.notes),
     }
 
 

@@ -34,6 +34,7 @@ def load_model(settings: Settings, device: torch.device, profile: Profile) -> Sd
         loras=settings.lora,
         profile=profile,
         vae_dtype=choose_vae_dtype(settings.vae_dtype, device),
+        prediction=settings.prediction_type,
     )
 
 

@@ -58,7 +58,7 @@ class DenoiserModel:
     def _make_engine(self, name: str, costs: CostTable, max_bytes: float) -> Engine:
         rows = self.settings.max_rows
         admission = Admission(rows, max_bytes, max(int(rows * self.settings.tenant_share), 2))
-        metrics = EngineMetrics(name, lambda: self.model.networks.text.encode.cache_info()[:2])
+        metrics = EngineMetrics(name, lambda: self.model.networks.text.encode_chunk.cache_info()[:2])
         policy = self.make_policy(costs, admission.tenant_rows)
         return Engine(self.model, policy, admission, self._finish, listeners=[metrics, self._refresh])
 
@@ -147,7 +147,8 @@ class DenoiserModel:
     def _finish(self, task: Task) -> Any:
         """Runs on the engine's finishing threads."""
         state: Any = task.state
-        images, reports = finish([picture.numpy() for picture in state.pictures], task.request, self._finishers)
+        pictures = [picture.numpy() for picture in state.pictures]
+        images, reports = finish(pictures, task.request, self._finishers, state.facts)
         return make_response(
             self.signature,
             {

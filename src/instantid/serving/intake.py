@@ -11,6 +11,7 @@ from instantid.photos import Inputs
 from instantid.profile import load_profile
 from instantid.request import read_request
 from instantid.serving.model import BlockingModel
+from instantid.styles import load_styles
 
 
 class IntakeModel(BlockingModel):
@@ -18,7 +19,8 @@ class IntakeModel(BlockingModel):
 
     def initialize(self, args: Mapping[str, str]) -> None:
         super().initialize(args)
-        self.profile = load_profile(self.settings.weights, self.settings.few_steps)
+        styles = load_styles(self.settings.styles)
+        self.profile = load_profile(self.settings.weights, self.settings.few_steps, styles)
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
         request, canvases = read_request(inputs, parameters, self.profile, request_id)

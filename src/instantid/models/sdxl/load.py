@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from instantid.models.sdxl import attention
 from instantid.models.sdxl.attention import KeysValues
 from instantid.models.sdxl.checkpoint import load_sdxl
+from instantid.models.sdxl.kinds import Prediction
 from instantid.models.sdxl.network import load_network, logged, read
 from instantid.models.sdxl.resampler import Resampler
 from instantid.models.sdxl.text import TextEncoder
@@ -60,12 +61,13 @@ def load_networks(
     vae_dtype: torch.dtype,
     checkpoint: Path | None = None,
     loras: Sequence[tuple[Path, float]] = (),
+    prediction: Prediction = "auto",
 ) -> Networks:
     """Read `sdxl/`, `identitynet/` and `adapter/` of one set, or another SDXL `checkpoint` in place of `sdxl/`.
 
     Raises FileNotFoundError or ValueError, naming file and tensor.
     """
-    sdxl = load_sdxl(weights / "sdxl", checkpoint, device, dtype, vae_dtype, loras)
+    sdxl = load_sdxl(weights / "sdxl", checkpoint, device, dtype, vae_dtype, loras, prediction)
     identitynet = load_network(ControlNetModel, weights / "identitynet", device, dtype)
     with logged("adapter"):
         adapter = load_adapter(weights / ADAPTER, device, dtype)

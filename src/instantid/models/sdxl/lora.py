@@ -1,7 +1,6 @@
-"""Fuses LoRA files (arXiv 2106.09685) into networks when they are loaded; requests then cost nothing more.
+"""Fuses LoRA files into networks when they are loaded; requests then cost nothing more.
 
-diffusers knows the names that trainers give: kohya's, peft's and its own. `weight * alpha / rank * up @ down` is added
-to the pristine weights in float32, and the sum is rounded once, to the type that serves.
+What the files change is added to the pristine weights in float32, and the sum is rounded once, to the type that serves.
 """
 
 import json
@@ -9,41 +8,36 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
-from diffusers.utils.state_dict_utils import (
-    convert_state_dict_to_diffusers,
-    convert_state_dict_to_peft,
-    convert_unet_state_dict_to_peft,
-)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from instantid.models.sdxl.changes import Change
+from instantid.models.sdxl.names import layers_by_name, plain, split
 
 log = logging.getLogger(__name__)
 
 MARKED_LOSS = 0.02
 """Share of the effect that rounding may take before it is warned of."""
-
-
-class LowRank(NamedTuple):
-    """A change of one layer, `scale * up @ down`: `up` [out, rank, ...], `down` [rank, in, ...]."""
-
-    up: Tensor
-    down: Tensor
-    scale: float
-
-    def fits(self, layer: nn.Module | None) -> bool:
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            return False
-        shape = (layer.weight.shape[0], self.down.shape[0], layer.weight[0].numel())
-        return (*self.up.flatten(1).shape, self.down[0].numel()) == shape
-
-    def of(self, weight: Tensor) -> Tensor:
-        """Float32, with the shape and on the device of `weight`."""
-        up, down = (factor.to(weight.device, torch.float32).flatten(1) for factor in (self.up, self.down))
-        return (self.scale * up @ down).view(weight.shape)
+PART = re.compile(
+    r"(.+)[._](?:(?:lora|lora_linear_layer)[._](up|down|mid|A|B)|(alpha|dora_scale|lora_magnitude_vector"
+    r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|w_norm|b_norm))(?:\.default)?(?:\.weight)?"
+)
+"""A layer's name and what a tensor is to it."""
+SAME = {"A": "down", "B": "up", "w_norm": "diff", "b_norm": "diff_b"}
+REFUSED = {
+    r"[._]b?oft_": "OFT",
+    r"\.on_input$|\.ia3_": "IA3",
+    r"\.[ab][12]\.weight$": "GLoRA",
+    r"lora_(?:up|B)(?:\.default)?\.bias$": "a LoRA of biases",
+    r"^bundle_emb|emb_params|^clip_[lg]$|string_to_param": "a textual inversion embedding",
+    r"double_blocks|single_blocks|joint_blocks|single_transformer_blocks": "a LoRA for FLUX or Stable Diffusion 3",
+    r"^lllite_|^control_": "a ControlNet",
+    r"^first_stage_model\.|^conditioner\.": "a whole checkpoint (set INSTANTID_CHECKPOINT for one)",
+}
+"""Keys of files that cannot be fused, and what these are."""
 
 
 @torch.no_grad()
@@ -53,58 +47,79 @@ def fuse(networks: Mapping[str, Any], loras: Sequence[tuple[Path, float]], dtype
     Changed weights get `dtype`; how much of the effect rounding took is logged. Raises FileNotFoundError or
     ValueError, naming the file and what is wrong with it.
     """
-    changes: dict[nn.Module, list[LowRank]] = {}
+    changes: dict[tuple[nn.Module, str], list[Change]] = {}
     for path, weight in loras:
-        for layer, change in _read(path, networks):
-            changes.setdefault(layer, []).append(change._replace(scale=change.scale * weight))
-    lost = torch.tensor([_add(layer, parts, dtype) for layer, parts in changes.items()]).sum(0)
+        for layer, parameter, change in _read(path, networks):
+            changes.setdefault((layer, parameter), []).append(change._replace(weight=weight))
+    lost = torch.tensor([_add(layer, name, parts, dtype) for (layer, name), parts in changes.items()]).sum(0)
     if not lost.isfinite().all():
         raise ValueError(f"{', '.join(str(path) for path, _ in loras)}: the sum does not fit {dtype}")
     share = float((lost[0] / lost[1].clamp(min=1e-30)).sqrt())
     level = logging.WARNING if share > MARKED_LOSS else logging.INFO
-    log.log(level, "LoRA: %d layers changed, %.2g %% of the effect lost to %s", len(changes), 100 * share, dtype)
+    log.log(level, "LoRA: %d weights changed, %.2g %% of the effect lost to %s", len(changes), 100 * share, dtype)
 
 
-def _add(layer: Any, changes: Sequence[LowRank], dtype: torch.dtype) -> tuple[float, float]:
+def _add(layer: nn.Module, parameter: str, changes: Sequence[Change], dtype: torch.dtype) -> tuple[float, float]:
     """Squared norms of what rounding took from the change, and of the change."""
-    pristine = layer.weight
+    pristine = layer.get_parameter(parameter)
     change = torch.stack([part.of(pristine) for part in changes]).sum(0)
     fused = (pristine.float() + change).to(dtype)
-    layer.weight = nn.Parameter(fused, requires_grad=False)
+    setattr(layer, parameter, nn.Parameter(fused, requires_grad=False))
     lost = fused.float() - pristine.to(dtype).float() - change
     return float(lost.square().sum()), float(change.square().sum())
 
 
-def _read(path: Path, networks: Mapping[str, Any]) -> Iterator[tuple[nn.Module, LowRank]]:
-    """The layers that one file changes."""
+def _read(path: Path, networks: Mapping[str, Any]) -> Iterator[tuple[nn.Module, str, Change]]:
+    """The layers that one file changes, which of their tensors, and how."""
     tensors, facts = _open(path)
+    found = _by_layer(path, tensors)
+    layers = layers_by_name(networks)
+    places = {name: (network, plain(rest)) for name in found for network, rest in [split(name)]}
+    if strange := [name for name in found if places[name] not in layers]:
+        raise ValueError(f"{path}: {strange[0]} and {len(strange) - 1} more are no layers of this checkpoint")
+    if len({layers[place] for place in places.values()}) < len(places):
+        raise ValueError(f"{path}: names some layers twice, as diffusers and as the original layout do")
+    for name, parts in found.items():
+        layer, alpha = layers[places[name]], _alpha(parts, facts, name)
+        bias = {"diff": parts.pop("diff_b")} if "diff_b" in parts else {}
+        for parameter, own in (("weight", parts), ("bias", bias)):
+            change = Change(own, alpha, bool(facts.get(f"{places[name][0]}.use_rslora")))
+            if own and not _fits(change, getattr(layer, parameter, None)):
+                raise ValueError(f"{path}: {name} ({', '.join(sorted(own))}) does not fit the checkpoint's {parameter}")
+            if own:
+                yield layer, parameter, change
+
+
+def _fits(change: Change, weight: Tensor | None) -> bool:
+    if weight is None:
+        return False
     try:
-        named, alphas = StableDiffusionXLLoraLoaderMixin.lora_state_dict(tensors, unet_config=networks["unet"].config)
-        parts = {part: _of(part, named | (alphas or {}), network) for part, network in networks.items()}
-    except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path}: not a LoRA for SDXL: {error}") from None
-    if not named or sum(map(len, parts.values())) != len(named) + len(alphas or {}):
-        raise ValueError(f"{path}: not a LoRA for SDXL: not all of its tensors are for {', '.join(networks)}")
-    for part, own in parts.items():
-        layers = dict(networks[part].named_modules())
-        for name in sorted({name.rpartition(".lora_")[0] for name, value in own.items() if isinstance(value, Tensor)}):
-            change = _change(own, name, _alpha(facts, part, name))
-            if change is None or not change.fits(layers.get(name)):
-                raise ValueError(f"{path}: {part}.{name} is no LoRA of a layer of this checkpoint")
-            yield layers[name], change
-        if own:
-            raise ValueError(f"{path}: {part}.{next(iter(own))} is of a kind that cannot be fused")
+        change.of(torch.empty_like(weight, device="meta"))
+    except (KeyError, ValueError, RuntimeError, IndexError):
+        return False
+    return True
 
 
-def _change(own: dict[str, Any], layer: str, alpha: float | None) -> LowRank | None:
-    """Takes one layer's factors out of `own`; without an alpha anywhere they are as they are used."""
-    down, up = (own.pop(f"{layer}.lora_{kind}.weight", None) for kind in "AB")
-    alpha = own.pop(f"{layer}.alpha", alpha)
-    return None if up is None or down is None else LowRank(up, down, 1.0 if alpha is None else alpha / len(down))
+def _by_layer(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Each layer's tensors. Raises ValueError for a file with any other, or none."""
+    for pattern, kind in REFUSED.items():
+        if any(re.search(pattern, name) for name in tensors):
+            raise ValueError(f"{path}: {kind}, which cannot be fused")
+    matches = {name: PART.fullmatch(name) for name in tensors}
+    if strange := [name for name, match in matches.items() if match is None]:
+        raise ValueError(f"{path}: not a LoRA for SDXL: {strange[0]} and {len(strange) - 1} more are of no known form")
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, match in matches.items():
+        if match:
+            part = match[2] or match[3]
+            layers.setdefault(match[1], {})[SAME.get(part, part)] = tensors[name]
+    if not layers:
+        raise ValueError(f"{path}: not a LoRA for SDXL: it is empty")
+    return layers
 
 
 def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A file's tensors, and what diffusers writes beside them about how they were trained."""
+    """A file's tensors, and how they were trained: diffusers writes it into the file, peft beside it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such LoRA file")
     try:
@@ -113,26 +128,18 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             facts = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from None
-    if any("dora_scale" in name for name in tensors) or any(facts[name] for name in facts if name.endswith("_rslora")):
-        raise ValueError(f"{path}: DoRA and rank-stabilised LoRA cannot be fused")
+    beside = path.with_name("adapter_config.json")
+    if beside.exists() and any(name.startswith("base_model.") for name in tensors):
+        facts |= {f"{split(next(iter(tensors)))[0]}.{k}": v for k, v in json.loads(beside.read_text()).items()}
     return tensors, facts
 
 
-def _of(part: str, named: Mapping[str, Any], network: Any) -> dict[str, Any]:
-    """One network's tensors by peft's names, and alphas by their layers'."""
-    own = {name.removeprefix(f"{part}."): value for name, value in named.items() if name.startswith(f"{part}.")}
-    if not own or part == "unet":
-        renamed = convert_unet_state_dict_to_peft(own)
-    else:
-        renamed = convert_state_dict_to_peft(convert_state_dict_to_diffusers(own))
-    prefix = "" if hasattr(network, "text_model") else "text_model."
-    names = {name: name.removeprefix(prefix).replace(".lora_A.weight.alpha", ".alpha") for name in renamed}
-    return {names[name]: value for name, value in renamed.items()}
-
-
-def _alpha(facts: Mapping[str, Any], part: str, layer: str) -> float | None:
-    """peft's alpha of a layer: the first pattern that its name ends with, else the network's."""
-    patterns: Mapping[str, float] = facts.get(f"{part}.alpha_pattern") or {}
-    own = (alpha for pattern, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", layer))
-    alpha: float | None = next(own, facts.get(f"{part}.lora_alpha"))
+def _alpha(parts: dict[str, Tensor], facts: Mapping[str, Any], name: str) -> float | None:
+    """A layer's own alpha, else peft's: the first pattern that its name ends with, else the network's."""
+    if "alpha" in parts and parts["alpha"].numel() == 1:
+        return float(parts.pop("alpha"))
+    network, layer = split(name)
+    patterns: Mapping[str, float] = facts.get(f"{network}.alpha_pattern") or {}
+    found = (alpha for pattern, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", layer))
+    alpha: float | None = next(found, facts.get(f"{network}.lora_alpha"))
     return alpha

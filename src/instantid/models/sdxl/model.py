@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,12 @@ from instantid.models.sdxl.condition import Condition
 from instantid.models.sdxl.decode import Decode
 from instantid.models.sdxl.denoise import Denoise
 from instantid.models.sdxl.identity import LANDMARKS, Identity
+from instantid.models.sdxl.kinds import Prediction
 from instantid.models.sdxl.load import Networks, load_networks
-from instantid.models.sdxl.schedules import Schedule
+from instantid.models.sdxl.prompts import CompelPrompt
+from instantid.models.sdxl.schedules import Schedule, check_steps, training
 from instantid.models.sdxl.state import Conditions, RequestTensors, State
-from instantid.models.sdxl.text import TextPart, time_ids
+from instantid.models.sdxl.text import ChunkedText, TextEmbedding, TextPart, time_ids
 from instantid.models.unit import LaunchedUnit
 from instantid.profile import Profile
 from instantid.request import GenerationRequest
@@ -40,6 +42,7 @@ class SdxlModel:
     """
 
     def __init__(self, networks: Networks, conditions: Sequence[Condition] | None = None) -> None:
+        training(networks.scheduler_config)
         self.networks = networks
         self.device = networks.device
         self.conditions = tuple(conditions or [Identity(networks)])
@@ -59,16 +62,18 @@ class SdxlModel:
         loras: Sequence[tuple[Path, float]] = (),
         profile: Profile | None = None,
         vae_dtype: torch.dtype | None = None,
+        prediction: Prediction = "auto",
     ) -> "SdxlModel":
         """Load one set of weights; UNet, IdentityNet, adapter and text encoders in `dtype`.
 
         `checkpoint`, a diffusers folder or a single safetensors file, takes the place of the set's own SDXL. `loras`,
         files and their weights, are fused into it, and so is the LoRA of the profile's few-step mode. `vae_dtype` None
-        means float32. Raises FileNotFoundError or ValueError, naming file and tensor, for a set that is not whole.
+        means float32. `prediction` overrides what the checkpoint says that it predicts. Raises FileNotFoundError or
+        ValueError, naming file and tensor, for a set that is not whole.
         """
         if profile and profile.lora:
             loras = [(weights / "lora" / profile.lora, 1.0), *loras]
-        networks = load_networks(weights, device, dtype, vae_dtype or torch.float32, checkpoint, loras)
+        networks = load_networks(weights, device, dtype, vae_dtype or torch.float32, checkpoint, loras, prediction)
         if profile and profile.timestep_spacing:
             changed = {**networks.scheduler_config, "timestep_spacing": profile.timestep_spacing}
             networks = replace(networks, scheduler_config=changed)
@@ -93,15 +98,20 @@ class SdxlModel:
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
     def plan(self, request: GenerationRequest) -> Plan:
-        """The units of work of a request: all its steps, then the decoding of each picture."""
+        """The units of work of a request: all its steps, then the decoding of each picture.
+
+        Raises InvalidArgument where the scheduler needs more steps with this checkpoint.
+        """
+        check_steps(request.scheduler, self.networks.scheduler_config, request.num_inference_steps)
         images = request.num_images_per_prompt
         rows = images * (2 if request.guidance else 1)
         area = request.height * request.width
-        fixed, per_pixel = self._row_bytes
+        chunks = _chunks(self._read(request))
+        fixed, per_pixel, per_chunk = self._row_bytes
         return Plan(
-            Group(area, (request.height, request.width)),
+            Group(area, (request.height, request.width, chunks)),
             tuple(phase.plan(request, rows) for phase in self.phases),
-            rows * int(fixed + per_pixel * area),
+            rows * int(fixed + per_pixel * area + per_chunk * chunks),
         )
 
     @torch.inference_mode()
@@ -137,12 +147,16 @@ class SdxlModel:
         self.denoise.predictor.execution = execution
 
     @cached_property
-    def _row_bytes(self) -> tuple[float, float]:
-        """What a row of a started request keeps: bytes, and bytes for each pixel of the picture."""
+    def _row_bytes(self) -> tuple[float, float, float]:
+        """What a row of a started request keeps: bytes, bytes for each pixel of the picture, and for each chunk of its
+        text."""
         sides = (64, 128)
-        kept = [kept_bytes((state.latents, state.conditions)) for n in sides for state in self.example((n, n), 1)]
+        states = [state for n in sides for state in self.example((n, n), 1)]
+        kept = [kept_bytes((state.latents, state.conditions)) for state in states]
         per_pixel = (kept[1] - kept[0]) / (sides[1] ** 2 - sides[0] ** 2)
-        return kept[0] - per_pixel * sides[0] ** 2, per_pixel
+        text = states[0].conditions.text
+        per_chunk = kept_bytes((text.tokens, text.context))
+        return kept[0] - per_pixel * sides[0] ** 2 - per_chunk, per_pixel, per_chunk
 
     def _start(self, request: GenerationRequest, given: RequestTensors) -> State:
         schedule = Schedule(request.scheduler, self.networks.scheduler_config, request.num_inference_steps, self.device)
@@ -157,12 +171,22 @@ class SdxlModel:
             generators=generators,
             latents=schedule.initial(self._first_noise(request, generators)),
             conditions=Conditions(self._text(request), tuple(c.start(request, given) for c in self.conditions)),
+            facts={"prompt": _facts(self._read(request))},
         )
+
+    def _read(self, request: GenerationRequest) -> dict[str, ChunkedText | CompelPrompt]:
+        """The prompts that act, by option. Raises InvalidArgument."""
+        names = ("negative_prompt", "prompt") if request.guidance else ("prompt",)
+        read = self.networks.text.read
+        return {name: read(getattr(request, name), request.prompt_syntax, name) for name in names}
 
     def _text(self, request: GenerationRequest) -> TextPart:
         images, networks = request.num_images_per_prompt, self.networks
-        texts = [request.negative_prompt, request.prompt] if request.guidance else [request.prompt]
-        encoded = [networks.text.encode(text) for text in texts]
+        read = self._read(request)
+        syntax, chunks = request.prompt_syntax, _chunks(read)
+        encoded = [networks.text.encode(getattr(request, name), syntax, chunks, name) for name in read]
+        if request.zero_negative_prompt:
+            encoded[0] = TextEmbedding(torch.zeros_like(encoded[1].tokens), torch.zeros_like(encoded[1].pooled))
         tokens = torch.cat([embedding.tokens for embedding in encoded])
         return TextPart(
             tokens=repeat(tokens, images),
@@ -174,6 +198,17 @@ class SdxlModel:
     def _first_noise(self, request: GenerationRequest, generators: Sequence[torch.Generator]) -> Tensor:
         shape = (1, self.networks.unet.config.in_channels, request.height // 8, request.width // 8)
         return torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
+
+
+def _chunks(read: Mapping[str, ChunkedText | CompelPrompt]) -> int:
+    """All prompts of a request are encoded in as many chunks as the longest takes."""
+    return max(text.chunks for text in read.values())
+
+
+def _facts(read: Mapping[str, ChunkedText | CompelPrompt]) -> dict[str, int]:
+    """What the report says of the prompts."""
+    negative = {"negative_tokens": read["negative_prompt"].tokens} if "negative_prompt" in read else {}
+    return {"tokens": read["prompt"].tokens, **negative, "chunks": _chunks(read)}
 
 
 def _small(network: torch.nn.Module) -> list[Tensor]:

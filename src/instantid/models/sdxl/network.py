@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 WEIGHTS = "diffusion_pytorch_model"
+FOREIGN = {b"GG": "GGUF (quantised)", b"PK": "pickled torch", b"\x80\x02": "pickled torch"}
+"""How files of other kinds begin."""
 
 
 def load_network(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype | None) -> Any:
@@ -29,13 +32,19 @@ def load_network(kind: Any, folder: Path, device: torch.device, dtype: torch.dty
         for file in _files(folder):
             tensors |= {name: tensor.to(dtype or tensor.dtype) for name, tensor in read(file, device).items()}
     network._fix_state_dict_keys_on_load(tensors)
-    try:
-        missing, unexpected = network.load_state_dict(tensors, strict=False, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: " + " ".join(str(error).split())) from None
+    return fill(network, tensors, folder)
+
+
+def fill(network: Any, tensors: Mapping[str, Tensor], source: Path) -> Any:
+    """The network with these tensors. Raises ValueError for one that is missing, unknown or of another shape."""
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    if odd := [name for name, value in tensors.items() if value.shape != shapes.get(name, value.shape)]:
+        found = f"has the shape {list(tensors[odd[0]].shape)}, not {list(shapes[odd[0]])}"
+        raise ValueError(f"{source}: {odd[0]} {found}, and {len(odd) - 1} more have others too")
+    missing, unexpected = network.load_state_dict(tensors, strict=False, assign=True)
     for problem, names in (("missing", missing), ("unexpected", unexpected)):
         if names:
-            raise ValueError(f"{folder}: {problem} keys: {min(names)} and {len(names) - 1} more")
+            raise ValueError(f"{source}: {problem} keys: {min(names)} and {len(names) - 1} more")
     return network.eval().requires_grad_(False)
 
 
@@ -55,16 +64,22 @@ def empty(kind: Any, folder: Path) -> Any:
 
 def read(file: Path, device: torch.device) -> Mapping[str, Tensor]:
     """The tensors of a safetensors file; on a CPU they are pages of the file until somebody writes to them."""
+    with existing(file).open("rb") as opened:
+        kind = FOREIGN.get(opened.read(2))
+    if kind:
+        raise ValueError(f"{file}: this is a {kind} file; only safetensors files are served")
     try:
-        return load_file(existing(file), device=str(device))
+        return load_file(file, device=str(device))
     except SafetensorError as error:
         raise ValueError(f"{file}: not a safetensors file: {error}") from None
 
 
 def variant(folder: Path) -> str | None:
-    """`fp16` where a folder has only the files of that name, as on the hub."""
-    has_default = any(folder.glob("*model.safetensors")) or any(folder.glob("*.safetensors.index.json"))
-    return "fp16" if not has_default and any(folder.glob("*.fp16*safetensors*")) else None
+    """`fp16`, or another, where a folder has only files of such a name, as on the hub."""
+    if any(folder.glob("*model.safetensors")) or any(folder.glob("*.safetensors.index.json")):
+        return None
+    matches = [re.fullmatch(r"\w*model\.(\w+)(-\d+-of-\d+)?\.safetensors", file.name) for file in folder.iterdir()]
+    return min((match[1] for match in matches if match), key=lambda name: name != "fp16", default=None)
 
 
 def existing(path: Path) -> Path:

@@ -47,7 +47,7 @@ SAMPLING: Mapping[str, Any] = {
 
 
 class UniPC(UniPCMultistepScheduler):
-    """Finds the weights of its updates, which are weighted sums, on the CPU: they are what unit vectors become.
+    """On a GPU, finds the weights of its updates, which are weighted sums, on the CPU: what unit vectors become.
 
     diffusers finds them on the latents' device and reads them back, which waits for the networks in each step.
     """
@@ -59,6 +59,8 @@ class UniPC(UniPCMultistepScheduler):
         return self._weigh(super().multistep_uni_c_bh_update, this_model_output, **options)
 
     def _weigh(self, update: Callable[..., Tensor], output: Tensor, order: int, **samples: Tensor) -> Tensor:
+        if output.device.type == "cpu":
+            return update(output, order=order, **samples)
         earlier = self.model_outputs
         terms = [output, *samples.values(), *earlier]
         units = torch.eye(len(terms))[:, None]
@@ -125,7 +127,7 @@ class Schedule:
 
 
 def make_scheduler(name: str, trained: Mapping[str, Any]) -> Any:
-    """A scheduler of diffusers for what `training` gives."""
+    """A scheduler of diffusers for what `training` gives. Heun's class knows no zero SNR, and takes Euler's noise."""
     kind, changes = CLASSES[name]
     known = inspect.signature(kind).parameters
     scheduler = kind(**{key: value for key, value in {**trained, **SAMPLING, **changes}.items() if key in known})

@@ -1,6 +1,6 @@
 """What belongs to one request while it is denoised; nothing of it lives anywhere else."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -62,7 +62,8 @@ class State:
     """One request between two units of work.
 
     `latents` float32 [pictures, 4, height / 8, width / 8]; `windows` has for each condition and step what its residuals
-    are multiplied by, and so has `scales` on the device; `pictures` fills as they are decoded, HWC RGB uint8.
+    are multiplied by, and so has `scales` on the device; `pictures` fills as they are decoded, HWC RGB uint8; `facts`
+    go into the report of each.
     """
 
     request: GenerationRequest
@@ -73,6 +74,7 @@ class State:
     generators: tuple[torch.Generator, ...]
     latents: Tensor
     conditions: Conditions
+    facts: Mapping[str, Any]
     index: int = 0
     pictures: list[Tensor] = field(default_factory=list)
     failure: ServiceError | None = None
