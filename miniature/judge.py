@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from instantid.contract import CANVAS
 from miniature import FloatArray, ImageArray
 from miniature.scenery import SCENERY, draw_scenery
 
-CANVAS = 1280
 BORDER, BANDS = 0.09, 8
 """Width of the left and right borders that show the place, in sides, and number of bands in their upper half."""
 

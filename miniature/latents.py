@@ -17,6 +17,8 @@ from miniature.tokenizer import make_tokenizer
 from miniature.trained import SIZES, VELOCITY_SCHEDULER, load_vae
 from miniature.training import main_process_first
 
+Tensors = tuple[Tensor, ...]
+
 
 @dataclass
 class Encoded:
@@ -33,15 +35,14 @@ def encode_album(work: Path, people: int, device: str) -> Encoded:
     vae = load_vae(work / "vae.pt").to(device)
     with main_process_first():
         album = make_album(work, people)
-        kept = cached_tensors(work / f"latents-{people}.pt", (vae,), lambda: (_encode(vae, album.pictures, device),))[0]
+    kept = cached_tensors(work / f"latents-{people}.pt", (vae,), lambda: (_encode(vae, album.pictures, device),))[0]
     mean, matrix = moments(kept)
     whiten(vae, mean.to(device), matrix.to(device))
     return Encoded(album, vae, torch.einsum("cd,npdhw->npchw", matrix, kept.float() - mean.view(-1, 1, 1)))
 
 
-def cached_tensors(
-    path: Path, models: Sequence[nn.Module], make: Callable[[], tuple[Tensor, ...]]
-) -> tuple[Tensor, ...]:
+@main_process_first()
+def cached_tensors(path: Path, models: Sequence[nn.Module], make: Callable[[], Tensors]) -> Tensors:
     """What `make` returns. The file `path` caches it until the weights of `models` change."""
     stamp = [float(next(model.parameters()).detach().sum()) for model in models]
     kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}

@@ -23,7 +23,7 @@ from rich.table import Table
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from instantid_client import InstantIDClient
-from miniature import ImageArray
+from miniature import SIZE, UNSEEN, ImageArray
 from miniature.album import Page, draw_page
 from miniature.drawing import as_png
 from miniature.judge import DetectedFace, Judge, auc
@@ -31,8 +31,7 @@ from miniature.people import random_identity
 from miniature.scenery import SCENERY
 
 FloatArray = npt.NDArray[np.floating[Any]]
-FIRST, PHOTO_SIDE, SIDE = 90000, 256, 128
-"""Number of the first person that no training uses (a stranger); sides of photos and pictures in pixels."""
+PHOTO_SIDE = 256
 CALLERS = 8
 PHOTOS, REFERENCES = 2, 3
 CHANGES: Mapping[str, dict[str, Any]] = {
@@ -110,7 +109,7 @@ class Measurements:
 
 
 def measure(
-    client: InstantIDClient, judge: Judge, people: int = 20, changed: int = 12, steps: int = 20, first: int = FIRST
+    client: InstantIDClient, judge: Judge, people: int = 20, changed: int = 12, steps: int = 20, first: int = UNSEEN
 ) -> Measurements:
     """Request `2 * people` pictures, and `changed` pictures with each change, from CALLERS threads at once."""
     strangers = [_make_stranger(judge, first + i) for i in range(people)]
@@ -147,14 +146,14 @@ class Requests:
             [as_png(self.strangers[person].photos[i].picture) for i in photos],
             f"a photo of a person, {CLOTHES[(person + take) % len(CLOTHES)]}, {place}",
             pose_photo=as_png(posed.picture),
-            width=SIDE,
-            height=SIDE,
+            width=SIZE,
+            height=SIZE,
             num_inference_steps=self.steps,
             seed=100 * take + person + other_seed,
             **options,
         )
         picture = np.asarray(Image.open(io.BytesIO(result.images[0])).convert("RGB"))
-        asked = np.array(result.face.landmarks) * SIDE / PHOTO_SIDE
+        asked = np.array(result.face.landmarks) * SIZE / PHOTO_SIDE
         return PaintedPicture(picture, place, asked, self.judge.largest_face(picture))
 
 
@@ -175,7 +174,7 @@ def main(
     weights: Annotated[Path, typer.Option(help="Folder of the miniature.")] = Path("weights/miniature"),
     people: int = 40,
     steps: int = 20,
-    first: Annotated[int, typer.Option(help="Number of the first person; no training uses 90000 and more.")] = FIRST,
+    first: Annotated[int, typer.Option(help="Number of the first person; no training uses 90000 and more.")] = UNSEEN,
 ) -> None:
     """Print 10 %, median and 90 % of each distribution."""
     judge = Judge(weights / "face_analysis.onnx")

@@ -18,13 +18,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from miniature import ImageArray
+from instantid.contract import CANVAS
+from miniature import UNSEEN, ImageArray
 from miniature.album import draw_page
-from miniature.judge import CANVAS, Judge, auc
+from miniature.judge import Judge, auc
 from miniature.people import random_identity
 
-FIRST = 90000
-"""Number of the first person that no training uses."""
 CONSOLE = Console(stderr=True)
 TRAININGS = ("detector", "recogniser", "vae", "base", "identity")
 FACELESS = (
@@ -72,7 +71,7 @@ def draw_curves(work: Path, path: Path) -> None:
 
 def draw_found(judge: Judge, path: Path, side: int = 320) -> None:
     """Draw the boxes found in the astronaut's and the group's photo and in four drawn pictures."""
-    drawn = [draw_page(random_identity(seed), seed, side).picture for seed in range(FIRST, FIRST + 4)]
+    drawn = [draw_page(random_identity(seed), seed, side).picture for seed in range(UNSEEN, UNSEEN + 4)]
     panels = []
     for picture in (skimage.data.astronaut(), group_photo(), *drawn):
         image = Image.fromarray(picture)
@@ -86,7 +85,7 @@ def draw_people(judge: Judge, path: Path, people: int = 60, photos: int = 4) -> 
     """Plot histograms of the cosines of two photos of one stranger, and of photos of two strangers."""
     from matplotlib.figure import Figure
 
-    pages = [draw_page(random_identity(FIRST + i), 10 * i + j, 256) for i in range(people) for j in range(photos)]
+    pages = [draw_page(random_identity(UNSEEN + i), 10 * i + j, 256) for i in range(people) for j in range(photos)]
     faces = [judge.largest_face(page.picture) for page in track(pages, "recogniser", console=CONSOLE)]
     found = [(i // photos, face.embedding) for i, face in enumerate(faces) if face]
     who, embeddings = np.array([person for person, _ in found]), np.stack([embedding for _, embedding in found])

@@ -23,15 +23,7 @@ from miniature.identity import InstantID
 from miniature.latents import Captions, Noise, cached_tensors, encode_album, encode_text, sample
 from miniature.likeness import Likeness
 from miniature.pretraining import pretrain_resampler
-from miniature.training import (
-    Trainer,
-    grid,
-    init_distributed,
-    main_process_first,
-    make_optimizers,
-    own_rows,
-    to_pictures,
-)
+from miniature.training import Trainer, grid, init_distributed, make_optimizers, own_rows, to_pictures
 
 TEXT_DROPPED, FACE_DROPPED = (0.0, 0.22), (0.02, 0.24)
 """Shares of the rows, as intervals of one random number, without caption and without face. Where the intervals overlap,
@@ -113,8 +105,7 @@ class IdentityTraining:
 
 def _faces(work: Path, album: Album) -> tuple[Tensor, ...]:
     networks = face_networks()
-    with main_process_first():
-        return cached_tensors(work / f"faces-{len(album.people)}.pt", networks, lambda: find_faces(album, *networks))
+    return cached_tensors(work / f"faces-{len(album.people)}.pt", networks, lambda: find_faces(album, *networks))
 
 
 def main(

@@ -3,7 +3,7 @@
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,13 +15,11 @@ from build_tools.face_graph import build_face_graph
 from build_tools.published.checkpoint import local_files
 from build_tools.published.folder import staged, write_record
 from build_tools.published.manifest import PublishedFile, Source, WeightsError
-from build_tools.published.transfer import check
+from build_tools.published.transfer import Progress, check
 from instantid.profile import SDXL, Profile
 
 AS_PUBLISHED = ("sdxl/vae/", "lora/")
 """These keep the type they are published in: the VAE may decode in float32, and LoRAs are fused in float32."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
