@@ -1,4 +1,4 @@
-"""Transfers that go wrong: nothing half-done stands, messages name the file, and the next run goes on."""
+"""Downloads that fail: no incomplete file stays under its name, messages name the file, and the next run continues."""
 
 import errno
 import hashlib
@@ -25,7 +25,7 @@ from .published_miniature import toml
 
 SIZE = 24_000_000
 WRITTEN = 10 << 20
-"""huggingface_hub writes to disk in pieces of this size; what a lost connection brought beyond them is asked again."""
+"""huggingface_hub writes to disk in pieces of this size; what a lost connection sent beyond them is requested again."""
 BIG, SMALL = "unet/big.safetensors", "config.json"
 CONTENT = {BIG: np.random.default_rng(0).bytes(SIZE), SMALL: b"{}"}
 
@@ -44,7 +44,7 @@ def hub(server):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """huggingface_hub waits a second before it asks again."""
+    """huggingface_hub waits a second before it repeats a request."""
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
 
 
@@ -201,7 +201,7 @@ def test_declared_size_beyond_the_disk_asks_the_hub_for_nothing(hub, tmp_path, m
 
 
 def test_full_disk(hub, tmp_path):
-    """On a file system of 15 MB of its own, made larger for the second run."""
+    """On a file system of its own with 15 MB, which is enlarged for the second run."""
     manifest = write_manifest(tmp_path, entry(BIG))
     small, command = tmp_path / "small", f"{sys.executable} -m build_tools "
     small.mkdir()
@@ -228,7 +228,7 @@ def test_full_disk(hub, tmp_path):
 
 
 def test_file_size_limit_of_the_process(hub, tmp_path):
-    """A write that fails in the middle, where no file system may be mounted."""
+    """A write fails in the middle; this needs no mounted file system."""
     command = [sys.executable, "-m", "build_tools", *download("published", write_manifest(tmp_path, entry(BIG)))]
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f 15000; exec "$@"', "-", *command],
@@ -257,7 +257,7 @@ def test_no_permission(hub, tmp_path):
 
 @contextmanager
 def ordinary_user():
-    """Root may write anywhere: become nobody for a while."""
+    """Run the block as the user nobody if we are root, who may write anywhere."""
     if os.geteuid() != 0:
         yield
         return
