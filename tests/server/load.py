@@ -82,6 +82,10 @@ class Load:
         failed = max((call.ended for call in later if call.outcome != "OK"), default=since)
         return next(call.ended for call in later if call.outcome == "OK" and call.ended >= failed) - since
 
+    def usual(self, before):
+        """Median seconds of the answers given before."""
+        return float(np.median([call.ended - call.began for call in self.calls if call.ended < before]))
+
     def longest(self, since):
         """Seconds that the slowest of the calls in progress or begun after `since` took."""
         return max((call.ended - max(call.began, since) for call in self.calls if call.ended >= since), default=0.0)

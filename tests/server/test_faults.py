@@ -13,7 +13,6 @@ import resource
 import shutil
 import signal
 import socket
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -28,20 +27,20 @@ from instantid_client import InstantIDClient, InstantIDError, Unreachable
 
 from .conftest import encoded
 from .load import CALLERS, SMALL, Load
-from .outage import Shared, Target, attack, rows, served, served_in
+from .outage import Shared, Target, attack, served, served_in
 from .test_engine_on_triton import LONG, metric, stub_of, wait_until
 
 MODELS = ("intake", "face_analysis", "face_conditioning", "denoiser")
 long = pytest.mark.long
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table():
-    yield
-    head = (
-        "| fault | good answers | failed calls | slowest call, s | next good answer, s | of it the server's start, s |"
-    )
-    print("\n".join(["", head, "|" + "---|" * 6, *rows]), file=sys.__stderr__)
+@pytest.fixture
+def tell(capsys):
+    def tell(row):
+        with capsys.disabled():
+            print(f"\n{row}", end=" ", flush=True)
+
+    return tell
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +67,8 @@ def process(target, name):
 @pytest.mark.parametrize(
     "name", ["intake", *(pytest.param(name, marks=long) for name in (*MODELS[1:], "tritonserver"))]
 )
-def test_a_killed_process_is_noticed_and_the_server_serves_again(target, photos, name):
-    attack(target, photos, process(target, name).kill, restarts=True).tell(f"SIGKILL of {name}")
+def test_a_killed_process_is_noticed_and_the_server_serves_again(target, photos, name, tell):
+    tell(attack(target, photos, process(target, name).kill, restarts=True).row(f"SIGKILL of {name}"))
 
 
 FROZEN = [(name, seconds) for name in (*MODELS, "tritonserver") for seconds in (1, 2, 5, 20)]
@@ -78,7 +77,7 @@ FROZEN = [(name, seconds) for name in (*MODELS, "tritonserver") for seconds in (
 @pytest.mark.parametrize(
     ("name", "seconds"), [pytest.param(*one, marks=() if one == ("denoiser", 1) else long) for one in FROZEN]
 )
-def test_a_frozen_process_is_waited_for_or_ends_its_server(target, photos, name, seconds):
+def test_a_frozen_process_is_waited_for_or_ends_its_server(target, photos, name, seconds, tell):
     """Triton itself may end when a model stands still for more than a second in the middle of its execute()."""
     victim = process(target, name)
 
@@ -89,21 +88,21 @@ def test_a_frozen_process_is_waited_for_or_ends_its_server(target, photos, name,
             victim.resume()
 
     ends = None if name != "tritonserver" and seconds == 2 else name != "tritonserver" and seconds > 2
-    attack(target, photos, freeze, ends).tell(f"SIGSTOP of {name} for {seconds} s")
+    tell(attack(target, photos, freeze, ends).row(f"SIGSTOP of {name} for {seconds} s"))
 
 
 @pytest.mark.parametrize("seconds", [5, pytest.param(20, marks=long)])
-def test_a_pause_of_all_processes_is_survived(target, photos, seconds):
+def test_a_pause_of_all_processes_is_survived(target, photos, seconds, tell):
     def pause():
         os.killpg(target.pid, signal.SIGSTOP)
         time.sleep(seconds)
         os.killpg(target.pid, signal.SIGCONT)
 
-    attack(target, photos, pause, restarts=False).tell(f"SIGSTOP of all for {seconds} s")
+    tell(attack(target, photos, pause, restarts=False).row(f"SIGSTOP of all for {seconds} s"))
 
 
 @long
-def test_steps_of_the_wall_clock_are_survived(weights, photos, tmp_path):
+def test_steps_of_the_wall_clock_are_survived(weights, photos, tmp_path, tell):
     library = Path(importlib.util.find_spec("libfaketime").origin).parent / "vendor/libfaketime/src/libfaketime.so.1"
     (tmp_path / "clock").write_text("+0")
     changed = {
@@ -118,7 +117,7 @@ def test_steps_of_the_wall_clock_are_survived(weights, photos, tmp_path):
 
     with served(weights, tmp_path, supervise=True, environment=changed) as server:
         target = Target(server.grpc_url, server.options.run_dir)
-        attack(target, photos, step, restarts=False).tell("clock 3 s forward, 3 s back, 10 h forward")
+        tell(attack(target, photos, step, restarts=False).row("clock 3 s forward, 3 s back, 10 h forward"))
     stamps = [datetime.fromisoformat(found) for found in re.findall(r"^(\S+Z) I", server.log_path.read_text(), re.M)]
     assert stamps[-1] - stamps[0] > timedelta(hours=9), "the server's own clock was changed"
 
@@ -130,7 +129,7 @@ def fill(folder):
 
 
 @long
-def test_a_full_disk_hinders_nothing(weights, photos, tmp_path):
+def test_a_full_disk_hinders_nothing(weights, photos, tmp_path, tell):
     """Neither log, nor state, nor costs can be written any more; then the server has to be started again."""
     with served_in(weights, tmp_path, shm=300, run=64) as (target, root):
 
@@ -140,11 +139,13 @@ def test_a_full_disk_hinders_nothing(weights, photos, tmp_path):
             fill(disk)
             psutil.Process(target.pid).kill()
 
-        attack(target, photos, fill_and_kill, restarts=True).tell("disk of log, state and caches full, then SIGKILL")
+        tell(
+            attack(target, photos, fill_and_kill, restarts=True).row("disk of log, state and caches full, then SIGKILL")
+        )
 
 
 @long
-def test_the_server_comes_back_after_shared_memory_was_full(weights, photos, tmp_path):
+def test_the_server_comes_back_after_shared_memory_was_full(weights, photos, tmp_path, tell):
     with served_in(weights, tmp_path, shm=300, run=64) as (target, root):
 
         def fill_for_a_while():
@@ -152,10 +153,10 @@ def test_the_server_comes_back_after_shared_memory_was_full(weights, photos, tmp
             time.sleep(10)
             (root / "dev/shm/filler").unlink()
 
-        attack(target, photos, fill_for_a_while, restarts=None).tell("/dev/shm full for 10 s")
+        tell(attack(target, photos, fill_for_a_while, restarts=None).row("/dev/shm full for 10 s"))
 
 
-def test_sigterm_loses_nothing_that_the_denoiser_has(weights, photos, tmp_path):
+def test_sigterm_loses_nothing_that_the_denoiser_has(weights, photos, tmp_path, tell):
     """A request in an earlier stage is refused when it comes to the next: Triton stops all models at once."""
     with served(weights, tmp_path) as server:
         with Load(server.grpc_url, photos) as load:
@@ -170,11 +171,11 @@ def test_sigterm_loses_nothing_that_the_denoiser_has(weights, photos, tmp_path):
         assert len(lost) <= CALLERS - 2
         told = f"{len(lost)} Overloaded" if lost else "none"
         figures = f"{CALLERS - len(lost)} | {told} | {load.longest(began):.1f} | | |"
-        rows.append(f"| SIGTERM with {CALLERS} requests in progress | {figures}")
+        tell(f"| SIGTERM with {CALLERS} requests in progress | {figures}")
 
 
 @long
-def test_a_second_sigterm_ends_it_at_once(weights, photos, tmp_path):
+def test_a_second_sigterm_ends_it_at_once(weights, photos, tmp_path, tell):
     with served_in(weights, tmp_path, shm=300, run=64) as (target, _), ThreadPoolExecutor(1) as pool:
         client = InstantIDClient(target.url, timeout=120)
         call = pool.submit(client.generate, photos[0], "a portrait", **LONG)
@@ -188,13 +189,11 @@ def test_a_second_sigterm_ends_it_at_once(weights, photos, tmp_path):
         serve.terminate()
         wait_until(lambda: not server.is_running() and not target.pid, 5)
         assert isinstance(call.exception(), Unreachable)
-        rows.append(
-            f"| a second SIGTERM, 2 s after the first | 0 | 1 Unreachable | {time.monotonic() - began:.1f} | | |"
-        )
+        tell(f"| a second SIGTERM, 2 s after the first | 0 | 1 Unreachable | {time.monotonic() - began:.1f} | | |")
 
 
 @long
-def test_five_thousand_idle_connections(target, photos):
+def test_five_thousand_idle_connections(target, photos, tell):
     server = psutil.Process(target.pid)
     before = server.num_fds()
 
@@ -207,13 +206,13 @@ def test_five_thousand_idle_connections(target, photos):
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    attack(target, photos, connect, restarts=False).tell("5,000 connections")
+    tell(attack(target, photos, connect, restarts=False).row("5,000 connections"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     wait_until(lambda: server.num_fds() <= before + 20, 30)
 
 
 @long
-def test_slow_uploads_over_http(weights, photos, tmp_path):
+def test_slow_uploads_over_http(weights, photos, tmp_path, tell):
     """Each announces ten megabytes and sends a byte a second."""
     with served(weights, tmp_path, supervise=True) as server, ExitStack() as held:
         target = Target(server.grpc_url, server.options.run_dir)
@@ -228,11 +227,11 @@ def test_slow_uploads_over_http(weights, photos, tmp_path):
                     connection.sendall(b"{")
                 time.sleep(1)
 
-        attack(target, photos, upload, restarts=False).tell("200 slow uploads")
+        tell(attack(target, photos, upload, restarts=False).row("200 slow uploads"))
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(100, marks=long)])
-def test_callers_that_leave_in_the_middle_leave_nothing_behind(target, photos, count):
+def test_callers_that_leave_in_the_middle_leave_nothing_behind(target, photos, count, tell):
     rng = random.Random(count)
 
     def call_and_leave(seconds):
@@ -247,4 +246,4 @@ def test_callers_that_leave_in_the_middle_leave_nothing_behind(target, photos, c
             heard = list(pool.map(call_and_leave, [rng.uniform(0, 2) for _ in range(count)]))
         assert all(error is None or isinstance(error, InstantIDError) for error in heard), heard
 
-    attack(target, photos, leave, restarts=False).tell(f"{count} callers that leave")
+    tell(attack(target, photos, leave, restarts=False).row(f"{count} callers that leave"))
