@@ -207,8 +207,9 @@ REQUIRED = (PHOTO.name, PROMPT.name)
 TENANT = Text("tenant", "default", 1, 128, "Names the tenant, for fair scheduling and metrics.")
 DEADLINE_MS = Number("deadline_ms", "INT64", None, 0, 3_600_000, "Milliseconds from now after which the work stops.")
 PRIORITY_LEVEL = Number("priority_level", "INT32", 2, 1, 3, "Urgency: 1 is the most, 3 the least.")
-PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL)
-"""Parameters of a request, beside its tensors."""
+TRACEPARENT = Text("traceparent", "", 0, 55, "W3C trace context of the caller; one that is malformed is ignored.")
+PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL, TRACEPARENT)
+"""Parameters of a request, beside its tensors. Triton forwards a header `traceparent` as the parameter."""
 
 IMAGE = Tensor("image", "BYTES", (-1,), help="the encoded pictures")
 SEEDS = Tensor("seeds", "INT64", (-1,), help="the seed of each picture")
@@ -226,6 +227,8 @@ PICTURES = Tensor("pictures", "UINT8", (-1, -1, -1, 3))
 """The same, and the landmark picture after them; `GenerationRequest.pictures` says what each is."""
 EMBEDDINGS = Tensor("embeddings", "FP32", (-1, EMBEDDING_SIZE))
 """One face embedding for each person."""
+MARKS = Tensor("marks", "INT64", (-1,))
+"""Begin and end of intake and of face conditioning, in nanoseconds of the machine's monotonic clock."""
 
 FOUND = (
     Tensor("boxes", "FP32", (-1, 4)),
@@ -247,8 +250,12 @@ INTAKE = ModelSignature(
     (IMAGES, SIZES, INPUT_PICTURES, REQUEST),
 )
 FACE_ANALYSIS = ModelSignature("face_analysis", (IMAGES, SIZES), FOUND, prefix="face_")
-FACE_CONDITIONING = ModelSignature("face_conditioning", (REQUEST, INPUT_PICTURES, *FACES), (EMBEDDINGS, PICTURES, FACE))
-DENOISER = ModelSignature("denoiser", (REQUEST, EMBEDDINGS, PICTURES), (IMAGE, SEEDS, REPORT, REQUEST_ID))
+FACE_CONDITIONING = ModelSignature(
+    "face_conditioning", (REQUEST, INPUT_PICTURES, *FACES), (EMBEDDINGS, PICTURES, FACE, MARKS)
+)
+DENOISER = ModelSignature(
+    "denoiser", (REQUEST, EMBEDDINGS, PICTURES, replace(MARKS, optional=True)), (IMAGE, SEEDS, REPORT, REQUEST_ID)
+)
 STEPS = (INTAKE, FACE_ANALYSIS, FACE_CONDITIONING, DENOISER)
 """The steps of the ensemble, in their order."""
 INSTANTID = ModelSignature("instantid", INTAKE.inputs, (IMAGE, SEEDS, FACE, REPORT, REQUEST_ID))

@@ -30,7 +30,7 @@ class GenerationRequest:
 
     `photos` lists the canvas's photos: those of the person, and the pose photo last where `has_pose_photo`.
     `pictures` says what each picture of the tensor of that name is. `deadline` is an absolute time of
-    `time.monotonic()` in seconds, or None. Picture i has `seed + i`.
+    `time.monotonic()` in seconds, or None; `marks` are times of it, as `contract.MARKS`. Picture i has `seed + i`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -62,6 +62,8 @@ class GenerationRequest:
     pictures: tuple[Literal["landmarks"], ...] = ("landmarks",)
     request_id: str = ""
     deadline: float | None = None
+    traceparent: Annotated[str, Field(max_length=contract.TRACEPARENT.high)] = ""
+    marks: Annotated[tuple[float, ...], Field(max_length=4)] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from instantid.models.setup import load_model, prepare
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
 from instantid.serving.board import Board, server_folder
-from instantid.serving.metrics import EngineMetrics
 from instantid.serving.model import set_up
-from instantid.serving.tensors import error_response, make_response, read_id, read_inputs
+from instantid.serving.tensors import error_response, make_response, read_id, read_inputs, read_marks
+from instantid.serving.watch import EngineWatch
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,10 @@ class DenoiserModel:
     def _make_engine(self, name: str, costs: CostTable, max_bytes: float) -> Engine:
         rows = self.settings.max_rows
         admission = Admission(rows, max_bytes, max(int(rows * self.settings.tenant_share), 2))
-        metrics = EngineMetrics(name, lambda: self.model.networks.text.encode_chunk.cache_info()[:2])
+        cache = self.model.networks.text.encode_chunk.cache_info
+        self._watch = EngineWatch(name, self.settings, lambda: cache()[:2])
         policy = self.make_policy(costs, admission.tenant_rows)
-        return Engine(self.model, policy, admission, self._finish, listeners=[metrics, self._refresh])
+        return Engine(self.model, policy, admission, self._finish, listeners=[self._watch, self._refresh])
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Returns once the engine has room again and it is this instance's turn; later requests wait in Triton.
@@ -113,12 +115,14 @@ class DenoiserModel:
             request_id = read_id(request)
             return self._read(request, answer)
         except Exception as error:  # noqa: BLE001 - answered, and only for this request
+            self._watch.refused(request, error)
             answer.give(error)
             return None
 
     def _read(self, request: Any, answer: Answer) -> Task:
         tensors: dict[str, Any] = read_inputs(request, self.signature)
         resolved = GenerationRequest.from_json(tensors[contract.REQUEST.name].item(), self._profile)
+        resolved = replace(resolved, marks=read_marks(tensors[contract.MARKS.name]))
         pictures = tensors[contract.PICTURES.name][0]
         return Task(
             request=resolved,

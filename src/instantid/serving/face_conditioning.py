@@ -24,4 +24,5 @@ class FaceConditioningModel(BlockingModel):
             contract.EMBEDDINGS: conditioning.embeddings,
             contract.PICTURES: conditioning.pictures,
             contract.FACE: [conditioning.report],
+            contract.MARKS: [int(mark * 1e9) for mark in self.watch.marked(request).marks],
         }

@@ -38,6 +38,12 @@ def read_parameters(request: Any) -> dict[str, Any]:
         raise InvalidArgument("parameters", "not readable", "must be UTF-8") from error
 
 
+def read_marks(tensor: NDArray[Any] | None) -> tuple[float, ...]:
+    """Seconds of `contract.MARKS`; none of a request that did not come through the stages before."""
+    marks = () if tensor is None else tensor.reshape(-1) / 1e9
+    return tuple(map(float, marks)) if len(marks) == 4 else ()
+
+
 def make_response(model: ModelSignature, values: Mapping[Tensor, Any]) -> Any:
     """A response with exactly the model's outputs; values are arrays, or what numpy makes one of."""
     assert set(values) == set(model.outputs), f"{model.name} must give {[t.name for t in model.outputs]}"
@@ -49,7 +55,7 @@ def make_response(model: ModelSignature, values: Mapping[Tensor, Any]) -> Any:
 def error_response(error: Exception, request_id: str) -> Any:
     """An error of one request; text of our own errors is passed on, anything else goes to the log only."""
     if not isinstance(error, ServiceError):
-        log.error("request %r failed", request_id, exc_info=error)
+        log.error("request %(request_id)r failed", {"request_id": request_id}, exc_info=error)
         error = EngineFailure("the request could not be served; the server's log has the reason")
     code = getattr(pb_utils.TritonError, error.status)
     text = str(error).encode(errors="replace").decode()
