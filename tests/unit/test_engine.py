@@ -491,10 +491,14 @@ def test_a_tenant_that_names_itself_is_bounded_and_others_still_get_in():
     assert str(heard["flood2"]).startswith("tenant: 'flood' has 4 rows in progress and asks for 2 more; the limit")
 
 
-def test_one_request_larger_than_its_tenant_s_bound_is_taken_when_nothing_else_of_it_is_there():
+def test_one_request_larger_than_its_tenant_s_bound_is_refused_from_the_first_on():
     bench = Bench(max_rows=8, tenant_rows=2)
     bench.add("large", 1, rows=8, tenant="a")
-    assert bench.finish() == {"large": "large 2"}
+    bench.add("unnamed", 1, rows=8)
+    heard = bench.finish()
+    assert heard["unnamed"] == "unnamed 2"
+    assert isinstance(heard["large"], InvalidArgument)
+    assert str(heard["large"]).startswith("tenant: 'a' has 0 rows in progress and asks for 8 more; limit")
 
 
 def test_a_lost_answer_reaches_its_caller():
@@ -586,6 +590,32 @@ def test_an_exception_in_the_policy_costs_the_task_concerned(method):
     heard = bench.finish()
     assert heard["first"] == "first 3"
     assert isinstance(heard["bad"], EngineFailure) or method == "remaining"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("method", ["remaining", "seconds", "pick"])
+def test_an_exception_in_the_bookkeeping_of_a_started_task_costs_that_task(method, asynchronous):
+    """`pick` gives a task twice in one batch, once too often for its last unit; the others raise."""
+
+    class Broken(Policy):
+        pass
+
+    def broken(self, given, *now):
+        found = getattr(Policy, method)(self, given, *now)
+        tasks = [given] if isinstance(given, Task) else given
+        if not any(task.request_id == "bad" and task.left != task.plan.phases for task in tasks):
+            return found
+        if method == "pick":
+            return [task for task in given if task.request_id == "bad"] * 3
+        raise RuntimeError("no such account")
+
+    setattr(Broken, method, broken)
+    bench = Bench(policy=Broken(COSTS, 8), asynchronous=asynchronous)
+    bench.add("first", 2)
+    bench.add("bad", 1)
+    heard = bench.finish()
+    assert heard["first"] == "first 3"
+    assert isinstance(heard["bad"], EngineFailure)
 
 
 def test_an_exception_in_admission_costs_the_task_concerned():

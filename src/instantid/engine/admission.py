@@ -5,14 +5,14 @@ import threading
 from collections.abc import Sequence
 
 from instantid.engine.task import UNNAMED, State, Task
-from instantid.errors import Overloaded
+from instantid.errors import InvalidArgument, Overloaded
 
 
 class Admission:
     """Bounds rows and bytes of all started requests, and the rows of each tenant that names itself.
 
     `max_rows` and `max_bytes` bound the started requests; `tenant_rows` bounds those of one tenant, started or
-    waiting. Requests that name no tenant are bounded by Triton's queue alone.
+    waiting, the first request included. Requests that name no tenant are bounded by Triton's queue alone.
     """
 
     def __init__(self, max_rows: int, max_bytes: float = math.inf, tenant_rows: int | None = None) -> None:
@@ -37,16 +37,15 @@ class Admission:
         return [task for task in self.tasks if task.state is not None]
 
     def admit(self, task: Task) -> None:
-        """Let a task wait for its start. Raises Overloaded where it is refused."""
+        """Let a task wait for its start. Raises Overloaded or InvalidArgument where it is refused."""
         with self._changed:
             if self._closed:
                 raise Overloaded("the server is stopping")
             held = sum(other.plan.rows for other in self._tasks if other.tenant == task.tenant)
-            if task.tenant != UNNAMED and held and held + task.plan.rows > self.tenant_rows:
-                raise Overloaded(
-                    f"tenant: {task.tenant!r} has {held} rows in progress and asks for {task.plan.rows} more; the "
-                    f"limit for one tenant is {self.tenant_rows} rows (a picture takes 2 with guidance, 1 without)"
-                )
+            if task.tenant != UNNAMED and held + task.plan.rows > self.tenant_rows:
+                limit = f"limit for one tenant is {self.tenant_rows} rows (a picture takes 2 with guidance, 1 without)"
+                asked = f"{task.tenant!r} has {held} rows in progress and asks for {task.plan.rows} more"
+                raise Overloaded(f"tenant: {asked}; the {limit}") if held else InvalidArgument("tenant", asked, limit)
             self._tasks.append(task)
             self._changed.notify_all()
 

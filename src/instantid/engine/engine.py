@@ -102,10 +102,10 @@ class Engine:
         try:
             self._drop_ended()
             self._start_waiting()
-            batch = self._pick()
+            launched = self._launch(self._pick())
         except Exception as error:  # noqa: BLE001
-            batch = self._expel(error)
-        launched = self._launch(batch) if batch else None
+            launched = None
+            self._expel(error)
         self._settle()
         self._in_flight = launched
         if launched and (launched.unit.done or not self.admission.tasks):
@@ -159,8 +159,8 @@ class Engine:
         self.policy.charge(batch)
         return batch
 
-    def _expel(self, error: Exception) -> list[Task]:
-        """Policy or admission raised: end the tasks for which they do so, or else the last one; launch nothing."""
+    def _expel(self, error: Exception) -> None:
+        """Policy or admission raised: end the tasks for which they do so, or else the last one; nothing is launched."""
         tasks = self.admission.tasks
         for task in tasks:
             with self._at_the_cost_of(task):
@@ -168,10 +168,11 @@ class Engine:
                 self.admission.fits(self.policy.first([task], self.clock()))
         if tasks and self.admission.tasks == tasks:
             self._fail(tasks[-1], error)
-        return []
 
     def _launch(self, batch: list[Task]) -> Launched | None:
         """Launch a unit for the batch; where that raises, and so nothing has advanced, for each of the batch alone."""
+        if not batch:
+            return None
         kind, rows = batch[0].left[0].kind, sum(task.left[0].rows for task in batch)
         try:
             expected = self.policy.seconds(batch)
@@ -189,8 +190,9 @@ class Engine:
                 self._in_flight = self._launch([task]) if task.state and not self._broken else None
             return None
         for task in batch:
-            task.advance()
-            task.remaining = self.policy.remaining(task)
+            with self._at_the_cost_of(task):
+                task.advance()
+                task.remaining = self.policy.remaining(task)
         return Launched(unit, kind, rows, batch, [task for task in batch if not task.left], expected)
 
     def _settle(self) -> None:

@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +19,15 @@ from instantid.profile import load_profile
 from instantid.request import GenerationRequest
 from instantid.serving.board import Board, server_folder
 from instantid.serving.model import set_up
-from instantid.serving.tensors import error_response, make_response, read_id, read_inputs, read_marks
+from instantid.serving.signing import Signer
+from instantid.serving.tensors import (
+    check_same,
+    check_tensor,
+    error_response,
+    make_response,
+    read_id,
+    read_inputs,
+)
 from instantid.serving.watch import EngineWatch
 
 log = logging.getLogger(__name__)
@@ -46,7 +53,9 @@ class DenoiserModel:
         self._profile = profile
         self._finishers = [encoder(self.settings.png_level, self.settings.embed_metadata)]
         self.engine = self._make_engine(name, costs, memory_budget(self.model, profile, self.settings, costs))
-        self._board = Board(server_folder(os.getppid()), name, lambda: self.engine.load.backlog)
+        folder = server_folder(os.getppid())
+        self._board = Board(folder, name, lambda: self.engine.load.backlog)
+        self._signer = Signer(folder)
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=run, name=title, daemon=True)
@@ -113,20 +122,23 @@ class DenoiserModel:
         answer = self._make_answer(request.get_response_sender(), lambda: request_id)
         try:
             request_id = read_id(request)
-            return self._read(request, answer)
+            return self._read(request, request_id, answer)
         except Exception as error:  # noqa: BLE001 - answered, and only for this request
             self._watch.refused(request, error)
             answer.give(error)
             return None
 
-    def _read(self, request: Any, answer: Answer) -> Task:
-        tensors: dict[str, Any] = read_inputs(request, self.signature)
-        resolved = GenerationRequest.from_json(tensors[contract.REQUEST.name].item(), self._profile)
-        resolved = replace(resolved, marks=read_marks(tensors[contract.MARKS.name]))
-        pictures = tensors[contract.PICTURES.name][0]
+    def _read(self, request: Any, request_id: str, answer: Answer) -> Task:
+        tensors: Any = read_inputs(request, self.signature)
+        signed, conditioned, embeddings, pictures = (tensors[tensor.name][0] for tensor in self.signature.inputs)
+        text = self._signer.verify(conditioned.item(), embeddings, pictures)
+        resolved = GenerationRequest.from_json(text, self._profile)
+        check_same(resolved, request_id, resolved == GenerationRequest.from_json(self._signer.verify(signed.item())))
+        check_tensor(contract.EMBEDDINGS, embeddings, 1, contract.EMBEDDING_SIZE)
+        check_tensor(contract.PICTURES, pictures, len(resolved.pictures), resolved.height, resolved.width, 3)
         return Task(
             request=resolved,
-            given=RequestTensors(tensors[contract.EMBEDDINGS.name][0], pictures),
+            given=RequestTensors(embeddings, pictures),
             plan=self.model.plan(resolved),
             answer=answer,
             request_id=resolved.request_id,

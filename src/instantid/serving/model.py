@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb_utils
 from instantid.contract import ModelSignature, Tensor
 from instantid.photos import Inputs
 from instantid.serving.board import Board, server_folder
+from instantid.serving.signing import Signer
 from instantid.serving.tensors import error_response, make_response, read_id, read_inputs, read_parameters
 from instantid.serving.watch import StageWatch
 from instantid.settings import Settings
@@ -23,9 +24,8 @@ class TritonLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "error" if record.levelno >= logging.ERROR else "warn"
-        getattr(pb_utils.Logger, "log_info" if record.levelno < logging.WARNING else f"log_{level}")(
-            self.format(record)
-        )
+        write = getattr(pb_utils.Logger, "log_info" if record.levelno < logging.WARNING else f"log_{level}")
+        write(self.format(record).encode(errors="backslashreplace").decode())
 
 
 class JsonFormatter(logging.Formatter):
@@ -69,7 +69,9 @@ class BlockingModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = set_up(args)
-        self._board = Board(server_folder(os.getppid()), args["model_instance_name"])
+        folder = server_folder(os.getppid())
+        self._board = Board(folder, args["model_instance_name"])
+        self.signer = Signer(folder)
         self._board.start()
         self.watch = StageWatch(self.signature.name, self.settings)
 
