@@ -17,12 +17,11 @@ key_file=${TRITON_ADMIN_KEY_FILE:-/run/secrets/admin_key}
 admin="model-repository,model-config,shared-memory,trace,logging,statistics:admin-key=$(<"$key_file")"
 
 # The caller's trace context becomes a parameter; with a collector, Triton's own spans join it too.
-# shellcheck disable=SC2054
 trace=() collector=${OTEL_EXPORTER_OTLP_ENDPOINT:-}
 [ -z "$collector" ] || trace=(
     --trace-config=mode=opentelemetry --trace-config=level=TIMESTAMPS --trace-config=rate=1
-    --trace-config="opentelemetry,url=${collector%/}/v1/traces"
-    --trace-config=opentelemetry,resource=service.name=triton
+    "--trace-config=opentelemetry,url=${collector%/}/v1/traces"
+    "--trace-config=opentelemetry,resource=service.name=triton"
 )
 
 # Regions that a killed container left in a /dev/shm that outlives it.

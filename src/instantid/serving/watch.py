@@ -25,7 +25,7 @@ from instantid.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MARKED = ("intake", "faces", "conditioning")
+MARKED = ("intake", "face_analysis", "face_conditioning")
 """The stages between a request's marks."""
 COST_UNIT = 1024 * 1024
 """Pixels of a UNet row that costs one unit."""
