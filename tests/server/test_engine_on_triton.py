@@ -21,6 +21,7 @@ from build_tools.embedded.server import EmbeddedServer
 from instantid_client import DeadlineExceeded, InstantIDClient, InstantIDError
 
 from .conftest import ROOT
+from .stages import inputs_of, photo_and_prompt, to_inputs
 
 LONG = {"num_inference_steps": 100, "num_images_per_prompt": 4, "width": 256, "height": 256, "scheduler": "heun"}
 """Some tens of seconds on two cores."""
@@ -62,23 +63,8 @@ def test_a_deadline_stops_the_work_inside_the_ensemble(server, client, astronaut
 
 def direct_inputs(client, astronaut):
     """What the denoiser is given for LONG, made by the stages before it."""
-
-    def tensor(name, values, datatype):
-        made = triton.InferInput(name, list(values.shape), datatype)
-        return made.set_data_from_numpy(values)
-
-    photo = tensor("photo", np.array([astronaut], object), "BYTES")
-    prompt = tensor("prompt", np.array([b"a portrait"], object), "BYTES")
-    numbers = [
-        tensor(name, np.array([value], np.int32), "INT32") for name, value in LONG.items() if name != "scheduler"
-    ]
-    scheduler = tensor("scheduler", np.array([b"heun"], object), "BYTES")
-    request = client.infer("intake", [photo, prompt, scheduler, *numbers]).as_numpy("request")
-    return [
-        tensor("request", request.reshape(1, 1), "BYTES"),
-        tensor("embeddings", np.ones((1, 1, 512), np.float32), "FP32"),
-        tensor("pictures", np.zeros((1, 1, 256, 256, 3), np.uint8), "UINT8"),
-    ]
+    options = {**LONG, "scheduler": LONG["scheduler"].encode()}
+    return to_inputs(inputs_of(client, "denoiser", photo_and_prompt(astronaut, **options)))
 
 
 def test_a_direct_caller_s_cancellation_is_seen_at_the_next_step(server, astronaut):

@@ -222,14 +222,14 @@ def test_bytes_in_memory_are_bounded():
     assert bench.finish()["huge"] == "huge 3"
 
 
-def test_waiting_ends_once_the_task_has_been_started():
+def test_waiting_ends_once_there_is_room_for_all_tasks():
     bench = Bench(max_rows=1)
-    bench.add("running", 3)
-    bench.steps(1)
-    task = bench.add("next", 1)
-    thread = threading.Thread(target=bench.engine.wait_until_started, args=([task],), daemon=True)
+    bench.add("first", 3)
+    bench.engine.wait_for_room()
+    bench.add("next", 3)
+    thread = threading.Thread(target=bench.engine.wait_for_room, daemon=True)
     thread.start()
-    bench.steps(1)
+    bench.steps(2)
     assert thread.is_alive()
     bench.steps(3)
     thread.join(5)

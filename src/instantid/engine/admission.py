@@ -51,10 +51,7 @@ class Admission:
 
     def fits(self, task: Task) -> bool:
         """Whether a waiting task can be started now; one that is larger than a bound runs alone."""
-        started = self.started
-        rows = task.plan.rows + sum(other.plan.rows for other in started)
-        size = task.plan.bytes + sum(other.plan.bytes for other in started)
-        return not started or (rows <= self.max_rows and size <= self.max_bytes)
+        return self._hold([*self.started, task])
 
     def start(self, task: Task, state: State) -> None:
         with self._changed:
@@ -66,10 +63,10 @@ class Admission:
             self._tasks = [other for other in self._tasks if other is not task]
             self._changed.notify_all()
 
-    def wait_until_started(self, tasks: Sequence[Task]) -> None:
-        """Return once none of the tasks waits any more."""
+    def wait_for_room(self) -> None:
+        """Return once all tasks fit: those that wait are started at the next tick."""
         with self._changed:
-            self._changed.wait_for(lambda: not any(task in tasks and task.state is None for task in self._tasks))
+            self._changed.wait_for(lambda: self._hold(self._tasks))
 
     def wait_for_tasks(self) -> bool:
         """Return True once there is a task, False once admission is closed."""
@@ -84,3 +81,7 @@ class Admission:
             left, self._tasks = self._tasks, []
             self._changed.notify_all()
             return left
+
+    def _hold(self, tasks: Sequence[Task]) -> bool:
+        rows, size = (sum(getattr(task.plan, name) for task in tasks) for name in ("rows", "bytes"))
+        return len(tasks) <= 1 or (rows <= self.max_rows and size <= self.max_bytes)

@@ -65,9 +65,9 @@ class Engine:
                 self.admission.admit(task)
                 self._tell("queued", [task])
 
-    def wait_until_started(self, tasks: Sequence[Task]) -> None:
-        """Return once each has been started or has ended, so that later ones queue in front of the engine."""
-        self.admission.wait_until_started(tasks)
+    def wait_for_room(self) -> None:
+        """Return once every task is started or will be at the next tick; later ones queue in front of the engine."""
+        self.admission.wait_for_room()
 
     def cancel(self, request_id: str) -> None:
         """End the request of this id at the next tick; unknown ids are ignored."""

@@ -74,21 +74,25 @@ class DenoiserModel:
         return Engine(self.model, policy, admission, self._finish, listeners=[self._watch, self._refresh])
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Returns once the engine has room again and it is this instance's turn; later requests wait in Triton.
+        """Returns as soon as the engine has room and it is this instance's turn; later requests wait in Triton.
 
         Never raises: after an answer was sent, an exception from here kills the whole server (seen on 2.51.0). A
-        request that gets lost is answered by its Answer.
+        request that gets lost is answered by its Answer. While Triton waits for this call, a process that is frozen for
+        a second counts as dead (docs/operations.md).
         """
         try:
             self._take([task for task in map(self._task, requests) if task is not None])
         except Exception:
             log.exception("requests were lost")
-        self._board.wait_turn()
+        try:
+            self._board.wait_turn()
+        except Exception:
+            log.exception("the turns of the instances are not kept")
 
     def _take(self, tasks: Sequence[Task]) -> None:
         self.engine.submit(tasks)
         self._board.take()
-        self.engine.wait_until_started(tasks)
+        self.engine.wait_for_room()
 
     def finalize(self) -> None:
         self._board.close()
@@ -130,7 +134,8 @@ class DenoiserModel:
 
     def _read(self, request: Any, request_id: str, answer: Answer) -> Task:
         tensors: Any = read_inputs(request, self.signature)
-        signed, conditioned, embeddings, pictures = (tensors[tensor.name][0] for tensor in self.signature.inputs)
+        inner = (contract.REQUEST, contract.CONDITIONED_REQUEST, contract.EMBEDDINGS, contract.PICTURES)
+        signed, conditioned, embeddings, pictures = (tensors[tensor.name][0] for tensor in inner)
         text = self._signer.verify(conditioned.item(), embeddings, pictures)
         resolved = GenerationRequest.from_json(text, self._profile)
         check_same(resolved, request_id, resolved == GenerationRequest.from_json(self._signer.verify(signed.item())))
