@@ -23,7 +23,7 @@ from build_tools.embedded.server import EmbeddedServer
 from instantid_client import DeadlineExceeded, InstantIDClient, InvalidArgument, Overloaded, Routing, ServerError
 
 from .conftest import ROOT, encoded
-from .test_engine_on_triton import metric, wait_until
+from .test_engine_on_triton import LONG, metric, wait_until
 
 SCHEMA = json.loads((ROOT / "deploy/monitoring/usage_record.schema.json").read_text())
 STAGES = ["intake", "face_analysis", "face_conditioning", "queue", "step", "decode", "finish"]
@@ -163,12 +163,10 @@ def test_a_request_that_is_refused_has_a_record_of_the_stage_where_it_was(caller
 
 def test_a_request_that_runs_out_of_time_is_billed_for_what_it_used(caller, usage, astronaut):
     with pytest.raises(DeadlineExceeded):
-        caller.generate(
-            astronaut, PROMPT, request_id="late", timeout=4.0, num_inference_steps=100, width=512, height=512
-        )
+        caller.generate(astronaut, PROMPT, request_id="late", timeout=6.0, **LONG)
     record = record_of(usage, "late")
     assert (record["outcome"], record["reason"], record["tenant"]) == ("CANCELLED", "Cancelled", "default")
-    assert 0 < record["cost_units"] < 100 * 2 * 512 * 512 / 1024**2
+    assert 0 < record["cost_units"] < 199 * 8 * 256 * 256 / 1024**2
     assert record["gpu_seconds"] > 0
 
 

@@ -54,24 +54,22 @@ class Spans:
         return str(context.get(TRACEPARENT.name, ""))[: TRACEPARENT.high]
 
     def add(self, stages: Sequence[Stage], parent: str, facts: Mapping[str, Any], failure: str) -> None:
-        """A span of the request, a child of `parent`, and one of each stage; `facts` become its attributes."""
+        """A span of the request, a child of `parent`, and one of each stage, which follow one another.
+
+        `facts` become attributes; `failure` is empty unless the request failed.
+        """
         if self._tracer is None:
             return
         from opentelemetry.trace import StatusCode, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        began, ended = (_nanoseconds(time) for time in (stages[0].began, stages[-1].ended))
+        offset = time.time_ns() - time.monotonic_ns()
+        times = [offset + int(seconds * 1e9) for seconds in (stages[0].began, *(stage.ended for stage in stages))]
         context = TraceContextTextMapPropagator().extract({TRACEPARENT.name: parent})
         attributes = {f"instantid.{name}": value for name, value in facts.items()}
-        whole = self._tracer.start_span("instantid", context, start_time=began, attributes=attributes)
+        whole = self._tracer.start_span("instantid", context, start_time=times[0], attributes=attributes)
         if failure:
             whole.set_status(StatusCode.ERROR, failure)
-        for stage in stages:
-            span = self._tracer.start_span(stage.name, set_span_in_context(whole), start_time=_nanoseconds(stage.began))
-            span.end(_nanoseconds(stage.ended))
-        whole.end(ended)
-
-
-def _nanoseconds(seconds: float) -> int:
-    """Of the system clock, which spans are in."""
-    return time.time_ns() - time.monotonic_ns() + int(seconds * 1e9)
+        for stage, began, ended in zip(stages, times[:-1], times[1:], strict=True):
+            self._tracer.start_span(stage.name, set_span_in_context(whole), start_time=began).end(ended)
+        whole.end(times[-1])

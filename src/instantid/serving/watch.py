@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MARKED = ("intake", "face_analysis", "face_conditioning")
 """The stages between a request's marks."""
+RECORDED = ("width", "height", "num_inference_steps", "num_images_per_prompt")
+"""Options that a usage record holds."""
 COST_UNIT = 1024 * 1024
 """Pixels of a UNet row that costs one unit."""
 
@@ -189,20 +191,10 @@ class EngineWatch:
                 self._metrics.get("stage_seconds", stage=stage.name).observe(stage.ended - stage.began)
             whole = stages[-1].ended - stages[0].began
             self._metrics.get("call_seconds", tenant=tenant, priority=str(task.priority_level)).observe(whole)
-        request = task.request
-        facts = {
-            "request_id": task.request_id,
-            "tenant": tenant,
-            "priority_level": task.priority_level,
-            "engine": self._engine,
-            "width": request.width,
-            "height": request.height,
-            "num_inference_steps": request.num_inference_steps,
-            "num_images_per_prompt": request.num_images_per_prompt,
-            "cost_units": units,
-            "gpu_seconds": round(account.gpu_seconds, 6),
-        }
-        self._reporter.ended(stages, facts, event.outcome, request.traceparent)
+        facts = {"request_id": task.request_id, "tenant": tenant, "priority_level": task.priority_level}
+        facts |= {"engine": self._engine, **{name: getattr(task.request, name) for name in RECORDED}}
+        facts |= {"cost_units": units, "gpu_seconds": round(account.gpu_seconds, 6)}
+        self._reporter.ended(stages, facts, event.outcome, task.request.traceparent)
 
 
 def _known_facts(request: Any) -> dict[str, Any]:
