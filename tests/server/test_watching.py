@@ -202,6 +202,22 @@ def test_metrics_tell_tenants_and_classes_apart_but_only_those_that_are_configur
     assert 'instantid_step_seconds_bucket{engine="denoiser_0_0",le="10"}' in text
 
 
+def test_tenants_that_are_not_configured_are_counted_together(watched, astronaut):
+    def generate(tenant):
+        with InstantIDClient(watched.grpc_url, timeout=120, routing=Routing(tenant)) as client:
+            client.generate(astronaut, PROMPT, num_inference_steps=100, width=256, height=256)
+
+    def active():
+        return metric(watched, "instantid_active_requests", tenant="other", priority="2")
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(generate, name) for name in ("one", "two")]
+        wait_until(lambda: active() == 2)
+        for call in running:
+            call.result()
+    wait_until(lambda: active() == 0, 5)
+
+
 def test_active_and_refused_requests_are_counted_by_tenant(watched, astronaut):
     """The share of a tenant is 4 rows here: one request of two pictures with guidance, and nothing beside it."""
     long = {"num_inference_steps": 60, "num_images_per_prompt": 2, "width": 256, "height": 256}
