@@ -210,8 +210,9 @@ REQUIRED = (PHOTO.name, PROMPT.name)
 TENANT = Text("tenant", "default", 1, 128, "Names the tenant, for fair scheduling and metrics.", printable=True)
 DEADLINE_MS = Number("deadline_ms", "INT64", None, 0, 3_600_000, "Milliseconds from now after which the work stops.")
 PRIORITY_LEVEL = Number("priority_level", "INT32", 2, 1, 3, "Urgency: 1 is the most, 3 the least.")
-PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL)
-"""Parameters of a request, beside its tensors."""
+TRACEPARENT = Text("traceparent", "", 0, 55, "W3C trace context of the caller; one that is malformed is ignored.")
+PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL, TRACEPARENT)
+"""Parameters of a request, beside its tensors. Triton forwards a header `traceparent` as the parameter."""
 
 IMAGE = Tensor("image", "BYTES", (-1,), help="the encoded pictures")
 SEEDS = Tensor("seeds", "INT64", (-1,), help="the seed of each picture")
@@ -231,7 +232,7 @@ PICTURES = Tensor("pictures", "UINT8", (-1, -1, -1, 3))
 EMBEDDINGS = Tensor("embeddings", "FP32", (-1, EMBEDDING_SIZE))
 """One face embedding for each person."""
 CONDITIONED_REQUEST = Tensor("conditioned_request", "BYTES")
-"""The same request, signed by face conditioning together with the embeddings and pictures that belong to it."""
+"""The same request with its marks, signed by face conditioning together with the embeddings and pictures of it."""
 MAX_INNER_VALUE = 1e5
 """Of FP32 tensors between the stages: pixels, scores and raw embeddings are far below."""
 

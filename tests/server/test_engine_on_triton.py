@@ -56,9 +56,9 @@ def test_a_deadline_stops_the_work_inside_the_ensemble(server, client, astronaut
     with pytest.raises(DeadlineExceeded):
         client.generate(astronaut, "a portrait", timeout=3.0, **LONG)
     wait_until(lambda: metric(server, "instantid_requests_total", outcome="CANCELLED") == cancelled + 1, 5)
-    rows = metric(server, "instantid_step_rows_total")
+    rows = metric(server, "instantid_step_rows_sum")
     time.sleep(1.0)
-    assert metric(server, "instantid_step_rows_total") == rows
+    assert metric(server, "instantid_step_rows_sum") == rows
 
 
 def direct_inputs(client, astronaut):
@@ -71,25 +71,25 @@ def test_a_direct_caller_s_cancellation_is_seen_at_the_next_step(server, astrona
     with triton.InferenceServerClient(server.grpc_url) as raw:
         inputs, heard, done = direct_inputs(raw, astronaut), [], threading.Event()
         cancelled = metric(server, "instantid_requests_total", outcome="CANCELLED")
-        rows = metric(server, "instantid_step_rows_total")
+        rows = metric(server, "instantid_step_rows_sum")
 
         def answered(result, error):
             heard.append(error)
             done.set()
 
         call = raw.async_infer("denoiser", inputs, answered)
-        wait_until(lambda: metric(server, "instantid_step_rows_total") > rows)
-        rows = metric(server, "instantid_step_rows_total")
+        wait_until(lambda: metric(server, "instantid_step_rows_sum") > rows)
+        rows = metric(server, "instantid_step_rows_sum")
         call.cancel()
         assert done.wait(10)
         assert isinstance(heard[0], InferenceServerException)
         wait_until(lambda: metric(server, "instantid_requests_total", outcome="CANCELLED") == cancelled + 1, 5)
         rows_a_step = 2 * LONG["num_images_per_prompt"]
-        assert metric(server, "instantid_step_rows_total") - rows <= 2 * rows_a_step
+        assert metric(server, "instantid_step_rows_sum") - rows <= 2 * rows_a_step
 
 
 def test_metrics_count_what_was_done(server, client, astronaut):
-    names = ("instantid_requests_total", "instantid_step_rows_total", "instantid_text_cache_total")
+    names = ("instantid_requests_total", "instantid_step_rows_sum", "instantid_text_cache_total")
     before = [metric(server, name) for name in names]
     client.generate(astronaut, "a prompt of its own", num_inference_steps=5, seed=1)
     wait_until(lambda: metric(server, names[0]) > before[0])
@@ -135,7 +135,7 @@ def outcomes_while(server, photo, break_it, callers=4):
     with ThreadPoolExecutor(callers) as pool:
         calls = [pool.submit(call, i) for i in range(callers)]
         wait_until(
-            lambda: metric(server, "instantid_step_rows_total") > 0 and metric(server, "instantid_active_requests") >= 1
+            lambda: metric(server, "instantid_step_rows_sum") > 0 and metric(server, "instantid_active_requests") >= 1
         )
         broken = time.monotonic()
         break_it()

@@ -81,7 +81,9 @@ class Engine:
             try:
                 task.cancelled |= task.answer.ask(task.is_cancelled)
             except Exception:
-                log.exception("request %r cannot be asked and counts as cancelled", task.request_id)
+                log.exception(
+                    "request %(request_id)r cannot be asked and counts as cancelled", {"request_id": task.request_id}
+                )
                 task.cancelled = True
 
     def run(self) -> None:
@@ -232,7 +234,7 @@ class Engine:
         if isinstance(error, DeviceFailure):
             self._broken = error
         if not isinstance(error, ServiceError):
-            log.error("request %r failed", task.request_id, exc_info=error)
+            log.error("request %(request_id)r failed", {"request_id": task.request_id}, exc_info=error)
             error = EngineFailure("the picture could not be made; the server's log has the reason")
         self._answer(task, error)
 
@@ -241,8 +243,8 @@ class Engine:
             if task.answer.give(outcome):
                 self._tell("ended", [task], seconds=self.clock() - task.arrived, outcome=outcome)
         except Exception:
-            log.exception("request %r could not be answered", task.request_id)
+            log.exception("request %(request_id)r could not be answered", {"request_id": task.request_id})
 
     def _tell(self, name: str, tasks: Sequence[Task], **facts: Any) -> None:
         if self._events:
-            self._events.tell(Event(name, tasks, self.load, **facts))
+            self._events.tell(Event(name, tasks, self.load, at=self.clock(), **facts))

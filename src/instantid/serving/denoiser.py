@@ -18,7 +18,6 @@ from instantid.models.setup import load_model, prepare
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
 from instantid.serving.board import Board, server_folder
-from instantid.serving.metrics import EngineMetrics
 from instantid.serving.model import set_up
 from instantid.serving.signing import Signer
 from instantid.serving.tensors import (
@@ -29,6 +28,7 @@ from instantid.serving.tensors import (
     read_id,
     read_inputs,
 )
+from instantid.serving.watch import EngineWatch
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,10 @@ class DenoiserModel:
     def _make_engine(self, name: str, costs: CostTable, max_bytes: float) -> Engine:
         rows = self.settings.max_rows
         admission = Admission(rows, max_bytes, max(int(rows * self.settings.tenant_share), 2))
-        metrics = EngineMetrics(name, lambda: self.model.networks.text.encode_chunk.cache_info()[:2])
+        cache = self.model.networks.text.encode_chunk.cache_info
+        self._watch = EngineWatch(name, self.settings, lambda: cache()[:2])
         policy = self.make_policy(costs, admission.tenant_rows)
-        return Engine(self.model, policy, admission, self._finish, listeners=[metrics, self._refresh])
+        return Engine(self.model, policy, admission, self._finish, listeners=[self._watch, self._refresh])
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Returns as soon as the engine has room and it is this instance's turn; later requests wait in Triton.
@@ -127,6 +128,7 @@ class DenoiserModel:
             request_id = read_id(request)
             return self._read(request, request_id, answer)
         except Exception as error:  # noqa: BLE001 - answered, and only for this request
+            self._watch.refused(request, error)
             answer.give(error)
             return None
 
@@ -136,7 +138,7 @@ class DenoiserModel:
         signed, conditioned, embeddings, pictures = (tensors[tensor.name][0] for tensor in inner)
         text = self._signer.verify(conditioned.item(), embeddings, pictures)
         resolved = GenerationRequest.from_json(text, self._profile)
-        check_same(resolved, request_id, text == self._signer.verify(signed.item()))
+        check_same(resolved, request_id, resolved == GenerationRequest.from_json(self._signer.verify(signed.item())))
         check_tensor(contract.EMBEDDINGS, embeddings, 1, contract.EMBEDDING_SIZE)
         check_tensor(contract.PICTURES, pictures, len(resolved.pictures), resolved.height, resolved.width, 3)
         return Task(

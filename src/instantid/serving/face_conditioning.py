@@ -26,8 +26,9 @@ class FaceConditioningModel(BlockingModel):
             count = len(request.photos) if tensor is contract.FACES[-1] else len(found[0])
             check_tensor(tensor, array, count, *tensor.dims[1:])
         conditioning = condition(request, Faces(*found), tensors[contract.INPUT_PICTURES.name])
+        marked = self.watch.marked(request).to_json()
         return {
-            contract.CONDITIONED_REQUEST: [self.signer.sign(text, conditioning.embeddings, conditioning.pictures)],
+            contract.CONDITIONED_REQUEST: [self.signer.sign(marked, conditioning.embeddings, conditioning.pictures)],
             contract.EMBEDDINGS: conditioning.embeddings,
             contract.PICTURES: conditioning.pictures,
             contract.FACE: [conditioning.report],

@@ -70,7 +70,7 @@ def make_response(model: ModelSignature, values: Mapping[Tensor, Any]) -> Any:
 def error_response(error: Exception, request_id: str) -> Any:
     """An error of one request; text of our own errors is passed on, anything else goes to the log only."""
     if not isinstance(error, ServiceError):
-        log.error("request %r failed", request_id, exc_info=error)
+        log.error("request %(request_id)r failed", {"request_id": request_id}, exc_info=error)
         error = EngineFailure("the request could not be served; the server's log has the reason")
     code = getattr(pb_utils.TritonError, error.status)
     text = str(error).encode(errors="replace").decode()
