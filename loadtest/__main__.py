@@ -1,5 +1,6 @@
 """`python -m loadtest`: run a scenario against a server, compare two runs, draw a report anew."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,10 +54,10 @@ def run(  # noqa: PLR0913 - one parameter for each option
         lambda: _chosen(scenario, slo, seconds=seconds, users=users, rate=rate, load=load, seed=seed)
     )
     target = Target(host, photo.read_bytes(), tuple(metrics or [default_url(host)]), timeout, check_equal=check_equal)
-    verdicts: list[Verdict] = []
+    judged: list[list[Verdict]] = []
 
     def finished(folder: Path) -> None:
-        verdicts[:] = finish(folder, objectives)
+        judged.append(finish(folder, objectives))
 
     session = Session(output, {"check_equal": check_equal}, console.print, finished, web_port if web else None)
     try:
@@ -64,7 +65,7 @@ def run(  # noqa: PLR0913 - one parameter for each option
     except InstantIDError as error:
         console.print(f"{host}: {type(error).__name__}: {error}", style="red", markup=False)
         raise typer.Exit(UNUSABLE) from None
-    raise typer.Exit(NOT_KEPT if any(not verdict.kept for verdict in verdicts) else 0)
+    raise typer.Exit(exit_code(judged[-1]) if judged else UNUSABLE)
 
 
 @app.command("compare")
@@ -85,7 +86,7 @@ def compare_command(
 def report(folder: Path, slo: Annotated[Path | None, typer.Option(help="TOML file of objectives.")] = None) -> None:
     """Judge a run and draw its report anew; exit code as that of `run`."""
     verdicts = _or_leave(lambda: finish(folder, _objectives(slo) if slo else _own(read_record(folder))))
-    raise typer.Exit(NOT_KEPT if any(not verdict.kept for verdict in verdicts) else 0)
+    raise typer.Exit(exit_code(verdicts))
 
 
 @app.command()
@@ -110,6 +111,10 @@ def finish(folder: Path, objectives: tuple[Objective, ...]) -> list[Verdict]:
         f"{sum(verdict.kept for verdict in verdicts)} of {len(verdicts)} limits kept; report: {page}", markup=False
     )
     return verdicts
+
+
+def exit_code(verdicts: Sequence[Verdict]) -> int:
+    return NOT_KEPT if any(not verdict.kept for verdict in verdicts) else 0
 
 
 def _chosen(name: str, slo: Path | None, **changes: Any) -> tuple[Scenario, tuple[Objective, ...]]:

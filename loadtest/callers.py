@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gevent import GreenletExit
 from gevent.lock import BoundedSemaphore
@@ -31,6 +31,16 @@ class Wanted:
     priority: int | None = None
     timeout: float = 120.0
     expected: GenerationResult | None = None
+
+
+class Attempt(NamedTuple):
+    """What became of a request, as `loadtest.record.Request` has it."""
+
+    sent: float
+    ended: float
+    outcome: str
+    note: str = ""
+    received: int = 0
 
 
 def draw_prompt(rng: random.Random) -> str:
@@ -73,12 +83,12 @@ class Callers:
         self.in_flight += 1
         try:
             with self._caller() as caller:
-                sent, ended, outcome, note = caller.call(lambda client: self._attempt(client, wanted, request_id))
+                found = caller.call(lambda client: self._attempt(client, wanted, request_id))
         except GreenletExit:
-            sent, ended, outcome, note = planned, self.clock(), "error", "no answer when the run was given up"
+            found = Attempt(planned, self.clock(), "error", "no answer when the run was given up")
         finally:
             self.in_flight -= 1
-        return Request(planned, sent, ended, wanted.tenant, kind, outcome, request_id, note)
+        return Request(planned=planned, tenant=wanted.tenant, kind=kind, request_id=request_id, **found._asdict())
 
     def generate(self, wanted: Wanted) -> GenerationResult:
         """The answer itself. Raises the client's errors."""
@@ -97,18 +107,18 @@ class Callers:
             yield caller
             self._idle.append(caller)
 
-    def _attempt(self, client: InstantIDClient, wanted: Wanted, request_id: str) -> tuple[float, float, str, str]:
+    def _attempt(self, client: InstantIDClient, wanted: Wanted, request_id: str) -> Attempt:
         sent = self.clock()
         try:
             result = self._generate(client, wanted, request_id)
         except InstantIDError as error:
-            return sent, self.clock(), outcome_of(error), f"{type(error).__name__}: {error}"[:300]
-        ended = self.clock()
+            return Attempt(sent, self.clock(), outcome_of(error), f"{type(error).__name__}: {error}"[:300])
+        ended, received = self.clock(), sum(map(len, result.images))
         try:
             check_answer(result, request_id, wanted.options, wanted.expected)
         except WrongAnswer as error:
-            return sent, ended, "wrong", str(error)
-        return sent, ended, "ok", ""
+            return Attempt(sent, ended, "wrong", str(error), received)
+        return Attempt(sent, ended, "ok", "", received)
 
     def _generate(self, client: InstantIDClient, wanted: Wanted, request_id: str | None) -> GenerationResult:
         routing = Routing(wanted.tenant, wanted.priority)

@@ -1,5 +1,6 @@
 """Runs a scenario with locust as a library: users, shape, web page, and what its statistics are told."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ def drive(scenario: Scenario, target: Target, session: Session) -> None:
     events.test_start.add_listener(lambda **_: run.begin(_folder(session.output, scenario), session.about))
     events.test_stop.add_listener(lambda **_: _finish(run, session))
     if session.web_port:
+        # The page parses the process' arguments as locust's own.
+        del sys.argv[1:]
         environment.create_web_ui("127.0.0.1", session.web_port)
         session.say(f"web page: http://127.0.0.1:{session.web_port}; Ctrl-C ends it")
     runner.start_shape()
@@ -89,6 +92,6 @@ def _count(events: Events, request: Request) -> None:
         request_type=request.tenant,
         name=request.kind,
         response_time=1000 * request.seconds,
-        response_length=0,
+        response_length=request.received,
         exception=failure,
     )

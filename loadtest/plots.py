@@ -27,8 +27,7 @@ def overview(record: Record) -> Figure:
         panel(axis, record)
         axis.grid(alpha=0.3)
         axis.set_ylim(bottom=0)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend(axis)
     axes[-1].set_xlabel("seconds since the start")
     return figure
 
@@ -46,7 +45,7 @@ def by_tenant(record: Record) -> Figure:
                 _timeline(axis, kind, f"C{kinds.index(kind) % 10}", requests)
         axis.set(title=name, ylabel="seconds", ylim=(0, None))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend(axis)
     figure.supxlabel("when the request was due, seconds since the start", fontsize="medium")
     return figure
 
@@ -56,8 +55,10 @@ def waiting(records: Sequence[tuple[str, Record]]) -> Figure:
 
     One line for each tenant and record; the first record's lines are solid, the second's dashed.
     """
-    kinds = list(dict.fromkeys(kind for _, record in records for _, kind, _ in record.groups()))
-    figure = Figure(figsize=(5.5 * max(len(kinds), 1), 4), layout="constrained")
+    kinds = list(
+        dict.fromkeys(kind for _, record in records for _, kind, found in record.groups() if len(_answered(found)))
+    )
+    figure = Figure(figsize=(5.5 * max(len(kinds), 1), 3.6), layout="constrained")
     for axis, kind in zip(figure.subplots(1, max(len(kinds), 1), squeeze=False)[0], kinds, strict=False):
         for (label, record), style in zip(records, ("-", "--"), strict=False):
             colours = tenant_colours(record)
@@ -65,10 +66,11 @@ def waiting(records: Sequence[tuple[str, Record]]) -> Figure:
                 seconds = _answered(requests)
                 if found == kind and len(seconds):
                     name = f"{tenant} {label}".strip()
-                    axis.plot(
+                    axis.step(
                         seconds,
                         _share_waiting(len(seconds)),
                         style,
+                        where="post",
                         marker=_mark(seconds),
                         color=colours[tenant],
                         label=name,
@@ -77,8 +79,14 @@ def waiting(records: Sequence[tuple[str, Record]]) -> Figure:
         plain_ticks(axis.xaxis)
         plain_ticks(axis.yaxis)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        legend(axis)
     return figure
+
+
+def legend(axis: Any) -> None:
+    """Beside the panel, if it shows anything that has a name."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def plain_ticks(axis: Any) -> None:

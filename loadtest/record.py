@@ -17,7 +17,8 @@ class Request:
     """One request; times in seconds since the start of the run.
 
     `planned` is when it was due. Its `seconds` count from there, so that a generator or a server that falls behind is
-    seen in every request that it delays, not only in the first (no coordinated omission).
+    seen in every request that it delays, not only in the first (no coordinated omission). `received`: bytes of the
+    pictures.
     """
 
     planned: float
@@ -28,6 +29,7 @@ class Request:
     outcome: str
     request_id: str = ""
     note: str = ""
+    received: int = 0
 
     @property
     def seconds(self) -> float:

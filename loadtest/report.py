@@ -75,7 +75,7 @@ def number(value: float) -> str:
 def cell(row: Row, name: str) -> str:
     """A percentile of a row, in brackets if there are too few answers for it to say much."""
     text = number(getattr(row, name))
-    return f"({text})" if row.outcomes["ok"] < FEWEST[name] and text != "–" else text
+    return f"({text})" if row.outcomes["ok"] < FEWEST[name[:3]] and text != "–" else text
 
 
 def _png(figure: Figure) -> bytes:

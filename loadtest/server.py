@@ -33,36 +33,35 @@ class Watch:
 
     def __init__(self, urls: Sequence[str]) -> None:
         self.urls = urls
-        self._before: tuple[float, ...] | None = None
+        self._before: Metrics | None = None
 
     def look(self, at: float) -> Sample:
         """Raises OSError if a server does not answer, and ValueError for what is no metric."""
-        metrics = self._read()
-        counts = self._counts(metrics)
-        steps, rows, answered, refused = map(_increase, counts, self._before or counts)
-        self._before = counts
-        pending = total(metrics, "nv_inference_pending_request_count") - total(
-            metrics, "nv_inference_pending_request_count", model="instantid"
-        )
-        active, backlog = (total(metrics, f"instantid_{name}") for name in ("active_requests", "backlog_seconds"))
-        return Sample(at, pending, active, backlog, steps, rows, answered, refused)
-
-    def _counts(self, metrics: Metrics) -> tuple[float, ...]:
-        refused = total(metrics, "instantid_requests_total", outcome="UNAVAILABLE")
-        return (
-            total(metrics, "instantid_step_seconds_count"),
-            total(metrics, "instantid_step_rows_total"),
-            total(metrics, "instantid_requests_total", outcome="OK"),
-            refused + total(metrics, "nv_inference_request_failure", reason="REJECTED", model="denoiser"),
+        now = [line for url in self.urls for line in parse(_get(url))]
+        new = increases(now, self._before if self._before is not None else now)
+        self._before = now
+        pending = total(now, "nv_inference_pending_request_count")
+        return Sample(
+            at,
+            pending=pending - total(now, "nv_inference_pending_request_count", model="instantid"),
+            active=total(now, "instantid_active_requests"),
+            backlog_seconds=total(now, "instantid_backlog_seconds"),
+            steps=total(new, "instantid_step_seconds_count"),
+            rows=total(new, "instantid_step_rows_total"),
+            answered=total(new, "instantid_requests_total", outcome="OK"),
+            refused=total(new, "instantid_requests_total", outcome="UNAVAILABLE")
+            + total(new, "nv_inference_request_failure", model="denoiser", reason="REJECTED"),
         )
 
-    def _read(self) -> Metrics:
-        return [line for url in self.urls for line in parse(_get(url))]
 
-
-def _increase(now: float, before: float) -> float:
-    """Of a counter, which begins anew when its process does."""
-    return now - before if now >= before else now
+def increases(now: Metrics, before: Metrics) -> Metrics:
+    """By how much each series has grown; one that is lower than before began anew with its process."""
+    known = {(name, *sorted(labels.items())): value for name, labels, value in before}
+    grown = [(value, known.get((name, *sorted(labels.items())), 0.0)) for name, labels, value in now]
+    return [
+        (name, labels, value - old if value >= old else value)
+        for (name, labels, _), (value, old) in zip(now, grown, strict=True)
+    ]
 
 
 def _get(url: str) -> str:

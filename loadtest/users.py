@@ -106,7 +106,8 @@ class Progress:
     def __call__(self) -> None:
         while True:
             gevent.sleep(self.every)
-            self.say(self.line())
+            if not self.run.is_over:
+                self.say(self.line())
 
     def line(self) -> str:
         done = self.run.writer.record.requests
