@@ -28,7 +28,7 @@ from loadtest.summary import jain
 
 app = typer.Typer(add_completion=False)
 FLOODS = (10, 32)
-SATURATED, FAIR_REQUESTS, UNEQUAL = 3.0, 3, (8, 20, 30, 40, 50)
+SATURATED, FAIR_REQUESTS, UNEQUAL = 3.0, 4, (8, 20, 30, 40, 50)
 """Load, requests relative to those of the other scenarios, and steps of tenants whose pictures differ."""
 OURS, FIRST_COME = "this engine", "first come"
 
@@ -196,9 +196,14 @@ def server(
     host: Annotated[str, typer.Option(help="The server's gRPC address.")] = "localhost:8001",
     seconds: Annotated[float, typer.Option(help="Length of each of the runs.")] = 60.0,
     output: Annotated[Path, typer.Option(help="Receives a folder for each run.")] = Path("out/isolation"),
+    steps: Annotated[int, typer.Option(help="Steps of a short request; a long one has three times as many.")] = 4,
+    size: Annotated[int, typer.Option(help="Side of the pictures.")] = 64,
+    only: Annotated[list[str] | None, typer.Option(help=" or ".join(isolation_server.SCENARIOS))] = None,
 ) -> None:
     """Print the short form on a running server; each run leaves a report of the load test."""
-    show(("scenario", "measure", "found"), list(isolation_server.measure(host, seconds, output)))
+    target = isolation_server.Target(host, seconds, output, steps, size)
+    rows = list(isolation_server.measure(target, only or list(isolation_server.SCENARIOS)))
+    show(("scenario", "measure", "found"), rows)
 
 
 def show(columns: tuple[str, ...], rows: list[Any]) -> None:

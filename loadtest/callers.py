@@ -93,8 +93,10 @@ class Callers:
     def generate(self, wanted: Wanted) -> GenerationResult:
         """The answer itself. Raises the client's errors."""
         with self._caller() as caller:
-            result: GenerationResult = caller.call(lambda client: self._generate(client, wanted, None))
-        return result
+            found: GenerationResult | InstantIDError = caller.call(lambda client: self._answer(client, wanted))
+        if isinstance(found, InstantIDError):
+            raise found
+        return found
 
     def close(self) -> None:
         while self._idle:
@@ -119,6 +121,13 @@ class Callers:
         except WrongAnswer as error:
             return Attempt(sent, ended, "wrong", str(error), received)
         return Attempt(sent, ended, "ok", "", received)
+
+    def _answer(self, client: InstantIDClient, wanted: Wanted) -> GenerationResult | InstantIDError:
+        """An error is returned: gevent prints a traceback of each that a thread raises."""
+        try:
+            return self._generate(client, wanted, None)
+        except InstantIDError as error:
+            return error
 
     def _generate(self, client: InstantIDClient, wanted: Wanted, request_id: str | None) -> GenerationResult:
         routing = Routing(wanted.tenant, wanted.priority)
