@@ -27,12 +27,12 @@ class TenantUser(User):
     """Sends a tenant's requests in one of the two loops; subclasses say when."""
 
     abstract = True
-    run_of: ClassVar[Run]
+    current_run: ClassVar[Run]
     tenant: ClassVar[Tenant]
 
     def on_start(self) -> None:
-        self.slot = self.run_of.next_slot(self.tenant)
-        self.rng = random.Random(f"{self.run_of.scenario.seed} {self.tenant.name} {self.slot}")
+        self.slot = self.current_run.next_slot(self.tenant)
+        self.rng = random.Random(f"{self.current_run.scenario.seed} {self.tenant.name} {self.slot}")
 
 
 class ClosedUser(TenantUser):
@@ -43,17 +43,17 @@ class ClosedUser(TenantUser):
     @task
     def call(self) -> None:
         if self.is_active():
-            scenario = self.run_of.scenario
+            scenario = self.current_run.scenario
             mix = scenario.mix(self.tenant)
             (kind,) = self.rng.choices(list(mix), list(mix.values()))
-            self.run_of.send(self.tenant, kind, self.run_of.now(), self.rng)
+            self.current_run.send(self.tenant, kind, self.current_run.now(), self.rng)
 
     def wait_time(self) -> float:
         return self.rng.uniform(*self.tenant.think) if self.is_active() else IDLE_SECONDS
 
     def is_active(self) -> bool:
-        scenario = self.run_of.scenario
-        return self.slot < scenario.callers(self.tenant, scenario.level(self.tenant, self.run_of.now()))
+        scenario = self.current_run.scenario
+        return self.slot < scenario.callers(self.tenant, scenario.level(self.tenant, self.current_run.now()))
 
 
 class OpenUser(TenantUser):
@@ -63,9 +63,9 @@ class OpenUser(TenantUser):
 
     @task
     def follow(self) -> None:
-        for arrival in arrivals(self.run_of.scenario, self.tenant, self.run_of.rate):
-            gevent.sleep(max(0.0, arrival.at - self.run_of.now()))
-            self.run_of.send_due(self.tenant, arrival, self.rng)
+        for arrival in arrivals(self.current_run.scenario, self.tenant, self.current_run.rate):
+            gevent.sleep(max(0.0, arrival.at - self.current_run.now()))
+            self.current_run.send_due(self.tenant, arrival, self.rng)
         raise StopUser
 
 
@@ -82,7 +82,7 @@ def _name(tenant: Tenant) -> str:
 def _fields(run: Run, tenant: Tenant) -> dict[str, Any]:
     scenario = run.scenario
     count = scenario.callers(tenant, scenario.peak(tenant)) if scenario.is_closed else 1
-    fields = {"abstract": False, "run_of": run, "tenant": tenant, "fixed_count": count, "host": run.target.url}
+    fields = {"abstract": False, "current_run": run, "tenant": tenant, "fixed_count": count, "host": run.target.url}
     return {**fields, "__module__": __name__}
 
 
