@@ -46,10 +46,8 @@ class Images:
 
     @property
     def bound(self) -> str:
-        count = "" if self.high == 1 else f"{max(self.low, 1)}..{self.high} of "
-        return (
-            f"{count}{ANY_PHOTO_FORMAT}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
-        )
+        photo = f"{ANY_PHOTO_FORMAT}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
+        return photo if self.high == 1 else f"{max(self.low, 1)}..{self.high} of {photo}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +175,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     STYLE,
     Number(
-        "force_zeros_for_empty_prompt",
-        "INT32",
-        0,
-        0,
-        1,
-        "1: an empty negative_prompt is zeros, not an encoded empty text.",
+        "force_zeros_for_empty_prompt", "INT32", 0, 0, 1, "1: an empty negative_prompt is zeros, not an encoded text."
     ),
     POSE_PHOTO,
     WIDTH,

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from instantid.engine import Answer
-from instantid.errors import Cancelled, EngineFailure
+from instantid.errors import Cancelled, EngineFailure, Overloaded
 
 from .counting import LARGE, SMALL, Bench
 
@@ -110,7 +110,7 @@ def test_closing_answers_what_is_left():
     bench.steps(1)
     bench.engine.close()
     heard = bench.finish()
-    assert all(isinstance(outcome, EngineFailure) for outcome in heard.values())
+    assert all(isinstance(outcome, Overloaded) for outcome in heard.values())
 
 
 def test_a_lost_answer_reaches_its_caller():

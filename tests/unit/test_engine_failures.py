@@ -65,7 +65,7 @@ def test_a_broken_device_fails_everyone_and_ends_the_engine(asynchronous):
         bench.engine.run()
     assert all(isinstance(said[0][0], DeviceFailure) for said in bench.heard.values())
     late = bench.add("late", 1)
-    assert isinstance(bench.heard["late"][0][0], EngineFailure)
+    assert isinstance(bench.heard["late"][0][0], Overloaded)
     assert late.answer.given
 
 
