@@ -1,7 +1,7 @@
 """Draws a person into a picture, with exact annotations: training and test pictures of the miniature networks.
 
-Who it is (`people.Identity`) and how it looks in one picture (`Appearance`) are separate, so that one person can be
-drawn in many pictures. Equal arguments give equal pictures.
+`people.Identity` says who it is, and `Appearance` how the person looks in one picture, so that one person can be drawn
+in many pictures. Equal arguments give equal pictures.
 """
 
 from dataclasses import dataclass, replace
