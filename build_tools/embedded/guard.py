@@ -52,7 +52,7 @@ class GuardSpec:
 
 
 @dataclass(slots=True)
-class State:
+class GuardState:
     """What the guard tells its caller; `starts` counts from 1."""
 
     pid: int = 0
@@ -92,7 +92,7 @@ def _kill_group(leader: int) -> None:
 @dataclass(slots=True)
 class Guard:
     spec: GuardSpec
-    state: State = field(default_factory=State)
+    state: GuardState = field(default_factory=GuardState)
     stopping: bool = False
 
     def run(self) -> int:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,21 +20,11 @@ WARM_UPS = 2
 """Passes before a graph is captured: libraries choose kernels and allocate their workspaces in them."""
 
 
-class StepInputs(Protocol):
-    """A tree of tensors. Equal keys mean equal shapes; `constant` is what stays the same while a batch does."""
-
-    @property
-    def key(self) -> Hashable: ...
-
-    @property
-    def constant(self) -> Any: ...
-
-    @property
-    def changing(self) -> tuple[Any, ...]: ...
-
-
 Call = Callable[[Any], Tensor]
-"""Takes StepInputs, gives what the networks predict, [rows, channels, height, width]."""
+"""Takes a tree of tensors, gives what the networks predict, [rows, channels, height, width].
+
+Trees of equal `key` have equal shapes; `constant` is the part that stays the same while a batch does, `changing` is the rest.
+"""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class IdentityPart(NamedTuple):
     face: FaceAttention
 
 
-class Identity:
+class IdentityCondition:
     """The condition of one person (arXiv 2401.07519, section 3)."""
 
     def __init__(self, networks: Networks) -> None:

@@ -20,7 +20,7 @@ from instantid.models.predict import Execution
 from instantid.models.sdxl.condition import Condition
 from instantid.models.sdxl.decode import Decode
 from instantid.models.sdxl.denoise import Denoise
-from instantid.models.sdxl.identity import LANDMARKS, Identity
+from instantid.models.sdxl.identity import LANDMARKS, IdentityCondition
 from instantid.models.sdxl.kinds import Prediction
 from instantid.models.sdxl.load import Networks, load_networks
 from instantid.models.sdxl.prompts import CompelPrompt
@@ -45,7 +45,7 @@ class SdxlModel:
         training(networks.scheduler_config)
         self.networks = networks
         self.device = networks.device
-        self.conditions = tuple(conditions or [Identity(networks)])
+        self.conditions = tuple(conditions or [IdentityCondition(networks)])
         self.denoise = Denoise(networks, self.conditions)
         self.decode = Decode(networks.vae)
         self.phases = (self.denoise, self.decode)
