@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from instantid.models.parts import tensors
+
 log = logging.getLogger(__name__)
 
 WARM_UPS = 2
@@ -23,7 +25,7 @@ WARM_UPS = 2
 Call = Callable[[Any], Tensor]
 """Takes a tree of tensors, gives what the networks predict, [rows, channels, height, width].
 
-Trees of equal `key` have equal shapes; `constant` is the part that stays the same while a batch does, `changing` is the rest.
+Trees of equal `key` have equal shapes; `constant` is the part that stays the same while a batch does.
 """
 
 
@@ -49,10 +51,11 @@ class Predictor:
     def __init__(self, networks: Call) -> None:
         self._networks = networks
         self.execution = EXECUTIONS["eager"]
-        self._prepared: dict[Hashable, Call] = {}
+        self.prepared: dict[Hashable, Call] = {}
+        """By the key of the inputs that each is for."""
 
     def __call__(self, inputs: Any) -> Tensor:
-        call = self._prepared.get(inputs.key)
+        call = self.prepared.get(inputs.key)
         if call is None:
             return self.eager(inputs)
         try:
@@ -61,24 +64,13 @@ class Predictor:
             raise
         except RuntimeError:
             log.exception("the prepared step for %s failed; it runs eagerly from now on", inputs.key)
-            del self._prepared[inputs.key]
+            del self.prepared[inputs.key]
             return self.eager(inputs)
 
     def eager(self, inputs: Any) -> Tensor:
         kernel = self.execution.attention
         with nullcontext() if kernel is None else sdpa_kernel(kernel):
             return self._networks(inputs)
-
-    @property
-    def prepared(self) -> tuple[Hashable, ...]:
-        return tuple(self._prepared)
-
-    def prepare(self, inputs: Any, call: Call) -> None:
-        """Use `call` for inputs of this key from now on."""
-        self._prepared[inputs.key] = call
-
-    def clear(self) -> None:
-        self._prepared.clear()
 
 
 class GraphedCall:
@@ -91,7 +83,7 @@ class GraphedCall:
     def __init__(self, call: Call, inputs: Any, pool: Any) -> None:
         leaves, spec = pytree.tree_flatten(inputs)
         static = pytree.tree_unflatten([_own(leaf) for leaf in leaves], spec)
-        self._changing, self._constant = _tensors(static.changing), _tensors(static.constant)
+        self._changing, self._constant = tensors(static.changing), tensors(static.constant)
         self._last: Any = None
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -104,9 +96,9 @@ class GraphedCall:
             self._output = call(static)
 
     def __call__(self, inputs: Any) -> Tensor:
-        _copy(self._changing, _tensors(inputs.changing))
+        _copy(self._changing, tensors(inputs.changing))
         if inputs.constant is not self._last:
-            _copy(self._constant, _tensors(inputs.constant))
+            _copy(self._constant, tensors(inputs.constant))
             self._last = inputs.constant
         self._graph.replay()
         return self._output.clone()
@@ -114,10 +106,6 @@ class GraphedCall:
 
 def _own(leaf: Any) -> Any:
     return leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:

@@ -141,5 +141,4 @@ def _alpha(parts: dict[str, Tensor], facts: Mapping[str, Any], name: str) -> flo
     network, layer = split(name)
     patterns: Mapping[str, float] = facts.get(f"{network}.alpha_pattern") or {}
     found = (alpha for pattern, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", layer))
-    alpha: float | None = next(found, facts.get(f"{network}.lora_alpha"))
-    return alpha
+    return next(found, facts.get(f"{network}.lora_alpha"))
