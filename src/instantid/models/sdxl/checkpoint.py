@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from instantid.models.sdxl import kinds
 from instantid.models.sdxl.lora import fuse
 from instantid.models.sdxl.names import original_names
-from instantid.models.sdxl.network import empty, existing, fill, load_network, logged, read, variant
+from instantid.models.sdxl.network import fill, load_network, log_seconds, meta_network, read, require, variant
 from instantid.models.sdxl.text import TextEncoder
 
 TEXT_ENCODERS: Mapping[str, Any] = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
@@ -55,21 +55,21 @@ def load_sdxl(
     the other networks. `prediction` overrides what the checkpoint says of itself. Raises FileNotFoundError or
     ValueError, naming file and tensor, and what the file is if it is no SDXL base checkpoint.
     """
-    source = existing(checkpoint or base)
+    source = require(checkpoint or base)
     folder = base if source.is_file() else source
     schedule = kinds.refuse_other_folders(folder)
     if source.is_file():
-        with logged(source.name):
+        with log_seconds(source.name):
             networks, said = _read_single_file(base, source, prediction)
     else:
         networks = _read_folder(folder, device, None if loras else dtype, vae_dtype)
         said = {} if prediction == "auto" else {"prediction_type": prediction}
     vae = _ready(source, "vae", networks.pop("vae"), device, vae_dtype)
     if loras:
-        with logged("LoRA files"):
+        with log_seconds("LoRA files"):
             fuse({name: network.to(device) for name, network in networks.items()}, loras, dtype)
     unet, *encoders = (_ready(source, name, networks[name], device, dtype) for name in ("unet", *TEXT_ENCODERS))
-    tokenizers = [CLIPTokenizer.from_pretrained(existing(folder / name)) for name in ("tokenizer", "tokenizer_2")]
+    tokenizers = [CLIPTokenizer.from_pretrained(require(folder / name)) for name in ("tokenizer", "tokenizer_2")]
     if said.get("prediction_type") == "epsilon":
         said["rescale_betas_zero_snr"] = False
     return Sdxl(unet, vae, TextEncoder(tokenizers, encoders, device), schedule | said)
@@ -81,7 +81,7 @@ def _read_folder(
     networks = {"unet": load_network(UNet2DConditionModel, folder / "unet", device, dtype)}
     networks["vae"] = load_network(AutoencoderKL, folder / "vae", device, vae_dtype)
     for name in TEXT_ENCODERS:
-        with logged(name):
+        with log_seconds(name):
             networks[name] = _text_encoder(name, folder, dtype)
     return networks
 
@@ -108,14 +108,14 @@ def _read_single_file(base: Path, file: Path, prediction: kinds.Prediction) -> t
 
 
 def _unet(base: Path, tensors: Mapping[str, Tensor], file: Path) -> Any:
-    network = empty(UNet2DConditionModel, base / "unet")
+    network = meta_network(UNet2DConditionModel, base / "unet")
     names = {ours: SINGLE_FILE_PARTS["unet"] + theirs for ours, theirs in original_names(network).items()}
     kinds.refuse_unknown(file, "the UNet", tensors.keys() - names.values())
     return fill(network, {ours: tensors[theirs] for ours, theirs in names.items() if theirs in tensors}, file)
 
 
 def _vae(base: Path, tensors: dict[str, Tensor], file: Path) -> Any:
-    network = empty(AutoencoderKL, base / "vae")
+    network = meta_network(AutoencoderKL, base / "vae")
     converted = renaming.convert_ldm_vae_checkpoint(tensors, config=network.config)
     used = {tensor.data_ptr() for tensor in converted.values()}
     kinds.refuse_unknown(file, "the VAE", (name for name, tensor in tensors.items() if tensor.data_ptr() not in used))
@@ -130,7 +130,7 @@ def _open_clip(base: Path, tensors: dict[str, Tensor], file: Path) -> dict[str, 
     kinds.refuse_unknown(
         file, "CLIP-G", (n for n in tensors if n not in ends and not n.startswith(f"{prefix}transformer."))
     )
-    config = CLIPTextConfig.from_pretrained(existing(base / "text_encoder_2"))
+    config = CLIPTextConfig.from_pretrained(require(base / "text_encoder_2"))
     return renaming.convert_open_clip_checkpoint(SimpleNamespace(config=config), tensors, prefix)
 
 
@@ -142,7 +142,7 @@ def _text_encoder(
     file: Path | None = None,
 ) -> Any:
     """With these tensors of `file`, or those of the folder."""
-    kind, folder = TEXT_ENCODERS[name], existing(folder / name)
+    kind, folder = TEXT_ENCODERS[name], require(folder / name)
     encoder, report = kind.from_pretrained(
         folder if tensors is None else None,
         config=CLIPTextConfig.from_pretrained(folder),

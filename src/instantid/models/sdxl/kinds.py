@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from instantid.models.sdxl.network import existing
+from instantid.models.sdxl.network import require
 
 Prediction = Literal["auto", "epsilon", "v_prediction"]
 SERVED = "only SDXL base checkpoints that predict epsilon or v are served"
@@ -61,7 +61,7 @@ def refuse_other_kinds(file: Path, tensors: Mapping[str, Tensor]) -> None:
 def refuse_other_folders(folder: Path) -> dict[str, Any]:
     """The scheduler's configuration of a diffusers folder. Raises as `refuse_other_kinds`."""
     files = folder / "unet/config.json", folder / "scheduler/scheduler_config.json"
-    unet, scheduler = (json.loads(existing(file).read_text()) for file in files)
+    unet, scheduler = (json.loads(require(file).read_text()) for file in files)
     _refuse_channels(folder, unet.get("in_channels", 4), unet.get("out_channels", 4))
     kind = ""
     if "quantization_config" in unet:

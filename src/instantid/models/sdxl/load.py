@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from instantid.models.sdxl import attention
 from instantid.models.sdxl.attention import Projections
 from instantid.models.sdxl.checkpoint import Sdxl
-from instantid.models.sdxl.network import load_network, logged, read
+from instantid.models.sdxl.network import load_network, log_seconds, read
 from instantid.models.sdxl.resampler import Resampler
 from instantid.models.sdxl.text import TextEncoder
 
@@ -47,7 +47,7 @@ def load_networks(weights: Path, sdxl: Sdxl, device: torch.device, dtype: torch.
     Raises FileNotFoundError or ValueError, naming file and tensor.
     """
     identitynet = load_network(ControlNetModel, weights / "identitynet", device, dtype)
-    with logged("adapter"):
+    with log_seconds("adapter"):
         adapter = load_adapter(weights / ADAPTER, device, dtype)
     unet_layers, identity_layers = attention.install(sdxl.unet), attention.install(identitynet)
     landmark_embedding = identitynet.controlnet_cond_embedding
