@@ -71,7 +71,9 @@ def load_compiled(model: Any, cache: Path, shapes: Sequence[Shape]) -> None:
             log.info("compiled step %s serves", path.stem)
         except WrongPackage as error:
             log.warning("a compiled step is deleted: %s", error)
-            _delete(path)
+            for wrong in (note_of(path), path):
+                with contextlib.suppress(OSError):
+                    wrong.unlink(missing_ok=True)
         except (RuntimeError, OSError, Overloaded) as error:
             log.warning("the compiled step %s does not serve now: %s", path.stem, error)
             release(model.device)
@@ -125,12 +127,6 @@ def example_inputs(model: Any, states: Sequence[Any]) -> Any:
 def note_of(path: Path) -> Path:
     """The file beside a package that has its sha256; a package without one is not whole."""
     return path.with_suffix(".sha256")
-
-
-def _delete(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        note_of(path).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> bytes:

@@ -1,7 +1,4 @@
-"""Conditions as trees of tensors whose first dimension counts rows: joined, repeated and selected by row.
-
-A tree is a NamedTuple or tuple of tensors and trees.
-"""
+"""Trees (NamedTuples or tuples) of tensors whose first dimension counts rows: joined, repeated, selected by row."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,4 @@
-"""One call for a step of the networks, however it runs: eager, replayed from a CUDA graph, or compiled ahead of time.
-
-A way to run changes the speed; it changes nothing of what is computed, beyond rounding.
-"""
+"""One call for a step of the networks: eager, replayed from a CUDA graph, or compiled; equal up to rounding."""
 
 import logging
 from collections.abc import Callable, Hashable

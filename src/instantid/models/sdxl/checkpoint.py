@@ -51,9 +51,8 @@ def load_sdxl(
 ) -> Sdxl:
     """Read `checkpoint`, a diffusers folder or a single safetensors file; None: `base`, the set's own folder.
 
-    `vae_dtype` is never float16, in which the stock SDXL VAE overflows. LoRA files, with their weights, are fused into
-    the other networks. `prediction` overrides what the checkpoint says of itself. Raises FileNotFoundError or
-    ValueError, naming file and tensor, and what the file is if it is no SDXL base checkpoint.
+    `vae_dtype` is never float16, in which the stock SDXL VAE overflows. Raises FileNotFoundError or ValueError, naming
+    file and tensor, and what the file is if it is no SDXL base checkpoint. For the rest see `SdxlModel.load`.
     """
     source = require(checkpoint or base)
     folder = base if source.is_file() else source

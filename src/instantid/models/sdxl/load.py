@@ -42,10 +42,7 @@ class Networks:
 
 
 def load_networks(weights: Path, sdxl: Sdxl, device: torch.device, dtype: torch.dtype) -> Networks:
-    """Read `identitynet/` and `adapter/` of one set, beside an SDXL.
-
-    Raises FileNotFoundError or ValueError, naming file and tensor.
-    """
+    """Read `identitynet/` and `adapter/` of one set, beside an SDXL. Raises as `load_network`."""
     identitynet = load_network(ControlNetModel, weights / "identitynet", device, dtype)
     with log_seconds("adapter"):
         adapter = load_adapter(weights / ADAPTER, device, dtype)

@@ -1,7 +1,4 @@
-"""Fuses LoRA files into networks when they are loaded; requests then cost nothing more.
-
-What the files change is added to the pristine weights in float32, and the sum is rounded once, to the type that serves.
-"""
+"""Fuses LoRA files into networks when they are loaded: changes are added in float32, and their sum is rounded once."""
 
 import json
 import logging
