@@ -1,5 +1,6 @@
 """A server that is broken while callers use it: how long it is away, and what it leaves behind."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -149,6 +150,13 @@ def served_in(weights, folder, environment=None, **sizes):
         finally:
             serve.terminate()
             serve.wait(60)
+
+
+def fill(folder):
+    """Until its disk has no room."""
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
+        while filler.write(bytes(1 << 20)):
+            pass
 
 
 class Shared:

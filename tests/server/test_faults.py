@@ -27,7 +27,7 @@ from instantid_client import InstantIDClient, InstantIDError, Unreachable
 
 from .conftest import encoded
 from .load import SMALL, Album, Load
-from .outage import Shared, Target, attack, served, served_in
+from .outage import Shared, Target, attack, fill, served, served_in
 from .test_engine_on_triton import LONG, metric, stub_of, wait_until
 
 MODELS = ("intake", "face_analysis", "face_conditioning", "denoiser")
@@ -115,12 +115,6 @@ def test_steps_of_the_wall_clock_are_survived(weights, album, tmp_path, tell):
     assert stamps[-1] - stamps[0] > timedelta(hours=9), "the server's own clock was changed"
 
 
-def fill(folder):
-    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
-        while filler.write(bytes(1 << 20)):
-            pass
-
-
 @long
 def test_a_full_disk_hinders_nothing(weights, album, tmp_path, tell):
     """Neither log, nor state, nor costs can be written any more; then the server has to be started again."""
@@ -132,9 +126,7 @@ def test_a_full_disk_hinders_nothing(weights, album, tmp_path, tell):
             fill(disk)
             psutil.Process(target.pid).kill()
 
-        tell(
-            attack(target, album, fill_and_kill, restarts=True).row("disk of log, state and caches full, then SIGKILL")
-        )
+        tell(attack(target, album, fill_and_kill, restarts=True).row("full disk, then SIGKILL of tritonserver"))
 
 
 @long
