@@ -23,11 +23,11 @@ import psutil
 import pytest
 from skimage import data
 
-from instantid_client import InstantIDClient, InstantIDError, Unreachable
+from instantid_client import InstantIDClient, InstantIDError, ServerError, Unreachable
 
 from .conftest import encoded
 from .load import SMALL, Album, Load
-from .outage import Shared, Target, attack, fill, served, served_in
+from .outage import CLEAN, Shared, Target, attack, fill, served, served_in
 from .test_engine_on_triton import LONG, metric, stub_of, wait_until
 
 MODELS = ("intake", "face_analysis", "face_conditioning", "denoiser")
@@ -130,15 +130,22 @@ def test_a_full_disk_hinders_nothing(weights, album, tmp_path, tell):
 
 
 @long
-def test_the_server_comes_back_after_shared_memory_was_full(weights, album, tmp_path, tell):
+def test_the_server_bears_full_shared_memory(weights, album, tmp_path, tell):
+    """Small requests fit into what Triton holds already; those with four photos do not."""
     with served_in(weights, tmp_path, shm=300, run=64) as (target, root):
 
         def fill_for_a_while():
             fill(root / "dev/shm")
-            time.sleep(10)
+            with ThreadPoolExecutor(4) as pool, InstantIDClient(target.url, timeout=60) as client:
+                calls = [pool.submit(client.generate, [album.photos[0]] * 4, "a portrait", **SMALL) for _ in range(4)]
             (root / "dev/shm/filler").unlink()
+            heard.extend(call.exception() for call in calls)
 
-        tell(attack(target, album, fill_for_a_while, restarts=None).row("/dev/shm full for 10 s"))
+        heard = []
+        outage = attack(target, album, fill_for_a_while, restarts=None)
+        assert ServerError in {type(error) for error in heard}
+        assert all(type(error).__name__ in CLEAN for error in heard), heard
+        tell(outage.row(f"/dev/shm full, with 4 requests of 4 photos: {sorted(type(e).__name__ for e in heard)}"))
 
 
 @long
