@@ -80,6 +80,18 @@ def remove_shared_memory(prefix: str) -> list[str]:
     return [path.name for path in left]
 
 
+def sweep(spec: Path) -> None:
+    """Remove what the server of this spec left in shared memory, where its guard was killed before it could."""
+    if not spec.is_file():
+        return
+    left = GuardSpec.load(spec)
+    remove_shared_memory(left.shm_prefix)
+    with contextlib.suppress(FileNotFoundError):
+        server = State(**json.loads(Path(left.state).read_text())).pid
+        for board in SHARED_MEMORY.glob(f"instantid-{server}-*"):
+            shutil.rmtree(board, ignore_errors=True)
+
+
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
