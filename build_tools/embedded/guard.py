@@ -87,7 +87,7 @@ def sweep(spec: Path) -> None:
     left = GuardSpec.load(spec)
     remove_shared_memory(left.shm_prefix)
     with contextlib.suppress(FileNotFoundError):
-        server = State(**json.loads(Path(left.state).read_text())).pid
+        server = GuardState(**json.loads(Path(left.state).read_text())).pid
         for board in SHARED_MEMORY.glob(f"instantid-{server}-*"):
             shutil.rmtree(board, ignore_errors=True)
 

@@ -59,10 +59,11 @@ class Text:
     high: int
     help: str
     datatype: DataType = "BYTES"
+    printable: bool = False
 
     @property
     def bound(self) -> str:
-        return f"{self.low}..{self.high} characters"
+        return f"{self.low}..{self.high}{' printable' if self.printable else ''} characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +191,12 @@ NUMBERS = tuple(option for option in OPTIONS if isinstance(option, Number))
 REQUIRED = (PHOTO.name, PROMPT.name)
 """Required by us; optional for Triton, whose own message for a missing input misleads."""
 
-TENANT = Text("tenant", "default", 1, 128, "Names the tenant, for fair scheduling and metrics.")
+TENANT = Text("tenant", "default", 1, 128, "Names the tenant, for fair scheduling and metrics.", printable=True)
 DEADLINE_MS = Number("deadline_ms", "INT64", None, 0, 3_600_000, "Milliseconds from now after which the work stops.")
 PRIORITY_LEVEL = Number("priority_level", "INT32", 2, 1, 3, "Urgency: 1 is the most, 3 the least.")
-PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL)
-"""Parameters of a request, beside its tensors."""
+TRACEPARENT = Text("traceparent", "", 0, 55, "W3C trace context of the caller; one that is malformed is ignored.")
+PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL, TRACEPARENT)
+"""Parameters of a request, beside its tensors. Triton forwards a header `traceparent` as the parameter."""
 
 IMAGE = Tensor("image", "BYTES", (-1,), help="the encoded pictures")
 SEEDS = Tensor("seeds", "INT64", (-1,), help="the seed of each picture")
@@ -204,6 +206,7 @@ REPORT = Tensor("report", "BYTES", (-1,), help="JSON for each picture: how it wa
 REQUEST_ID = Tensor("request_id", "BYTES", help="the id that the caller gave the request")
 
 REQUEST = Tensor("request", "BYTES")
+"""The resolved request, signed by intake."""
 IMAGES = Tensor("images", "UINT8", (-1, CANVAS, CANVAS, 3))
 SIZES = Tensor("sizes", "INT64", (-1, 2))
 INPUT_PICTURES = Tensor("input_pictures", "UINT8", (-1, -1, -1, 3))
@@ -212,6 +215,10 @@ PICTURES = Tensor("pictures", "UINT8", (-1, -1, -1, 3))
 """The same, and the landmark picture after them; `GenerationRequest.pictures` says what each is."""
 EMBEDDINGS = Tensor("embeddings", "FP32", (-1, EMBEDDING_SIZE))
 """One face embedding for each person."""
+CONDITIONED_REQUEST = Tensor("conditioned_request", "BYTES")
+"""The same request with its marks, signed by face conditioning together with the embeddings and pictures of it."""
+MAX_INNER_VALUE = 1e5
+"""Of FP32 tensors between the stages: pixels, scores and raw embeddings are far below."""
 
 FOUND = (
     Tensor("boxes", "FP32", (-1, 4)),
@@ -221,7 +228,7 @@ FOUND = (
     Tensor("photo_index", "INT64", (-1,)),
     Tensor("detection_size", "INT64", (-1,)),
 )
-"""All faces of all photos, by the names of the ONNX file."""
+"""All faces of all photos, by the names of the ONNX file; the detection size is one for each photo."""
 FACES = tuple(replace(tensor, name=f"face_{tensor.name}") for tensor in FOUND)
 
 INPUTS = tuple(
@@ -230,8 +237,12 @@ INPUTS = tuple(
 )
 INTAKE = ModelSignature("intake", INPUTS, (IMAGES, SIZES, INPUT_PICTURES, REQUEST))
 FACE_ANALYSIS = ModelSignature("face_analysis", (IMAGES, SIZES), FOUND, prefix="face_")
-FACE_CONDITIONING = ModelSignature("face_conditioning", (REQUEST, INPUT_PICTURES, *FACES), (EMBEDDINGS, PICTURES, FACE))
-DENOISER = ModelSignature("denoiser", (REQUEST, EMBEDDINGS, PICTURES), (IMAGE, SEEDS, REPORT, REQUEST_ID))
+FACE_CONDITIONING = ModelSignature(
+    "face_conditioning", (REQUEST, INPUT_PICTURES, *FACES), (CONDITIONED_REQUEST, EMBEDDINGS, PICTURES, FACE)
+)
+DENOISER = ModelSignature(
+    "denoiser", (REQUEST, CONDITIONED_REQUEST, EMBEDDINGS, PICTURES), (IMAGE, SEEDS, REPORT, REQUEST_ID)
+)
 STEPS = (INTAKE, FACE_ANALYSIS, FACE_CONDITIONING, DENOISER)
 """The steps of the ensemble, in their order."""
 INSTANTID = ModelSignature("instantid", INTAKE.inputs, (IMAGE, SEEDS, FACE, REPORT, REQUEST_ID))

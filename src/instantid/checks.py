@@ -50,6 +50,8 @@ def _check_text(option: Text, value: Any) -> None:
         raise InvalidArgument(option.name, "holds a NUL character", "must be plain text")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidArgument(option.name, "not UTF-8", "holds half of a surrogate pair")
+    if option.printable and not value.isprintable():
+        raise InvalidArgument(option.name, repr(value)[:64], f"must have {option.bound}")
 
 
 def _check_number(option: Number | Side, value: Any) -> None:

@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -31,7 +31,8 @@ class GenerationRequest:
 
     `photos` lists the canvas's photos: those of the person, and the pose photo last where `has_pose_photo`.
     `pictures` says what each picture of the tensor of that name is. `deadline` is an absolute time of
-    `time.monotonic()` in seconds, or None. Picture i has `seed + i`.
+    `time.monotonic()` in seconds, or None; `marks` are times of it: begin and end of intake and
+    of face conditioning. Picture i has `seed + i`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -63,6 +64,8 @@ class GenerationRequest:
     pictures: tuple[Literal["landmarks"], ...] = ("landmarks",)
     request_id: str = ""
     deadline: float | None = None
+    traceparent: Annotated[str, Field(max_length=contract.TRACEPARENT.high)] = ""
+    marks: Annotated[tuple[float, ...], Field(max_length=4)] = field(default=(), compare=False)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -88,7 +91,7 @@ class GenerationRequest:
         """
         try:
             request = _PARSER.validate_json(text, strict=True)
-            missing = {field.name for field in fields(cls)} - from_json(text).keys()
+            missing = {each.name for each in fields(cls)} - from_json(text).keys()
         except ValidationError as error:
             first = error.errors()[0]
             found = "missing" if first["type"] == "missing" else repr(first["input"])[:64]

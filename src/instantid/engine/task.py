@@ -113,7 +113,7 @@ class Answer:
         self.give(EngineFailure("the request was lost inside the server"))
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Task:
     """One request on its way through the engine. `request` and `given` are what `Model.start` takes.
 
