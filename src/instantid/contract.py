@@ -138,6 +138,8 @@ MAX_COMPEL_CHARACTERS = 500
 MAX_COMPEL_DEPTH = 4
 """Brackets in brackets. compel's parser takes milliseconds a character, and more with every bracket inside another."""
 PROMPT_SYNTAXES = ("plain", "a1111", "compel")
+MAX_ID_CHARACTERS = 256
+"""Of the id that a caller gives a request."""
 NO_STYLE = "none"
 MAX_SIDE = 4096
 OUTPUT_FORMATS = ("png", "jpeg", "webp")

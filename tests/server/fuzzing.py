@@ -14,9 +14,9 @@ from instantid import contract
 from instantid.contract import Choice, Images, Number, Side
 from instantid.request import NUMPY_TYPES, GenerationRequest
 
-TEXTS = st.text(st.characters(exclude_characters="/."), max_size=40)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="/."), max_size=40)
 """Neither of the two characters by which a path of the server's would be known in a message that repeats the text."""
-BYTES = st.binary(max_size=40) | TEXTS.map(lambda text: text.encode(errors="surrogatepass"))
+BYTES = st.binary(max_size=40) | TEXTS.map(str.encode) | st.just("\ud800".encode(errors="surrogatepass"))
 NUMBERS = st.sampled_from([0, 1, -1, 2, 64, 2**31 - 1, -(2**31), 2**63 - 1, 1e30, float("nan"), float("inf")])
 SMALL = {"num_inference_steps": 2, "width": 64, "height": 64, "num_images_per_prompt": 1}
 """Valid values that cost little; every case has them unless it has others."""
@@ -136,7 +136,7 @@ def _other_shapes(shape):
 
 FIELDS = sorted(json.loads(GenerationRequest(prompt="x", width=64, height=64).to_json()))
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.just("\ud800"),
     lambda inner: st.lists(inner, max_size=3),
     max_leaves=5,
 )

@@ -9,6 +9,8 @@ import promql_parser
 import pytest
 import yaml
 
+from .test_engine_on_triton import metric, wait_until
+
 MONITORING = Path(__file__).parents[2] / "deploy/monitoring"
 ON_A_GPU = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
 """Triton's docs/user_guide/metrics.md; a server without a GPU does not have them. Their label is `gpu_uuid`."""
@@ -42,6 +44,7 @@ def selectors(node):
 def exposed(server, client, astronaut):
     """Labels of every sample by the metric's name, after one request and one that was refused."""
     client.generate(astronaut, "a portrait", num_inference_steps=1)
+    wait_until(lambda: metric(server, "instantid_call_seconds_count") > 0)
     with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
         text = answer.read().decode()
     found = {}

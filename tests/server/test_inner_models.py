@@ -93,6 +93,12 @@ def test_a_signed_request_cannot_be_sent_with_the_tensors_of_another(raw, given,
     assert "request: not signed by" in refused(raw, "denoiser", unconditioned)
 
 
+@pytest.mark.parametrize("model", ["intake", "face_conditioning", "denoiser"])
+def test_an_id_that_is_too_long_is_refused(raw, given, astronaut, model):
+    tensors = given.get(model) or photo_and_prompt(astronaut, **OPTIONS)
+    assert "id: 300 characters; must have at most 256" in refused(raw, model, tensors, request_id="a" * 300)
+
+
 @MODELS
 def test_a_request_of_another_id_is_taken_for_a_mix_up(raw, given, model):
     assert "mixed up with another one" in refused(raw, model, given[model], "UNAVAILABLE", "another id")

@@ -202,6 +202,22 @@ def test_metrics_tell_tenants_and_classes_apart_but_only_those_that_are_configur
     assert 'instantid_step_seconds_bucket{engine="denoiser_0_0",le="10"}' in text
 
 
+def test_tenants_that_are_not_configured_are_counted_together(watched, astronaut):
+    def generate(tenant):
+        with InstantIDClient(watched.grpc_url, timeout=120, routing=Routing(tenant)) as client:
+            client.generate(astronaut, PROMPT, num_inference_steps=100, width=256, height=256)
+
+    def active():
+        return metric(watched, "instantid_active_requests", tenant="other", priority="2")
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(generate, name) for name in ("one", "two")]
+        wait_until(lambda: active() == 2)
+        for call in running:
+            call.result()
+    wait_until(lambda: active() == 0, 5)
+
+
 def test_active_and_refused_requests_are_counted_by_tenant(watched, astronaut):
     """The share of a tenant is 4 rows here: one request of two pictures with guidance, and nothing beside it."""
     long = {"num_inference_steps": 60, "num_images_per_prompt": 2, "width": 256, "height": 256}
@@ -222,11 +238,14 @@ def test_the_caller_s_trace_holds_triton_s_spans_and_ours(caller, collector, usa
     trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     routing = Routing("acme", traceparent=f"00-{trace}-{parent}-01")
     caller.generate(astronaut, PROMPT, request_id="traced", routing=routing, num_inference_steps=3)
-    wait_until(lambda: {span["service"] for span in collector.of(trace)} == {"instantid", "triton"}, 20)
+
+    def children():
+        return {span["service"] for span in collector.of(trace) if span["parentSpanId"] == parent}
+
+    wait_until(lambda: children() == {"instantid", "triton"}, 20)
     ours = {span["name"]: span for span in collector.of(trace) if span["service"] == "instantid"}
     assert sorted(ours) == sorted(["instantid", *STAGES])
     whole = ours.pop("instantid")
-    assert whole["parentSpanId"] == parent
     assert {span["parentSpanId"] for span in ours.values()} == {whole["spanId"]}
     attributes = read_attributes(whole)
     assert (attributes["instantid.request_id"], attributes["instantid.tenant"]) == ("traced", "acme")
@@ -234,7 +253,6 @@ def test_the_caller_s_trace_holds_triton_s_spans_and_ours(caller, collector, usa
     times = [(int(ours[name]["startTimeUnixNano"]), int(ours[name]["endTimeUnixNano"])) for name in STAGES]
     assert all(end == begin for (_, end), (begin, _) in pairwise(times))
     triton = [span for span in collector.of(trace) if span["service"] == "triton"]
-    assert parent in {span["parentSpanId"] for span in triton}
     (ensemble,) = (s for s in triton if read_attributes(s).get("triton.model_name") == "instantid")
     assert abs(int(ensemble["startTimeUnixNano"]) - int(whole["startTimeUnixNano"])) < 10**9
 

@@ -45,10 +45,14 @@ class Metrics:
         """Kept, for a metric whose family is gone cannot be used."""
         self._metrics: dict[tuple[str, ...], Any] = {}
 
+    def label(self, tenant: str) -> str:
+        """How labels name a tenant."""
+        return tenant if tenant in self.tenants else OTHER
+
     def get(self, name: str, **labels: str) -> Any:
         """The metric of a family with these labels, of which `tenant` may be any name."""
-        if labels.get("tenant") not in self.tenants and "tenant" in labels:
-            labels["tenant"] = OTHER
+        if "tenant" in labels:
+            labels["tenant"] = self.label(labels["tenant"])
         key = name, *labels.values()
         if key not in self._metrics:
             kind, description, buckets = FAMILIES[name]

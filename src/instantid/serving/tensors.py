@@ -18,11 +18,14 @@ log = logging.getLogger(__name__)
 
 
 def read_id(request: Any) -> str:
-    """The caller's own id of the request. Raises InvalidArgument if it is not UTF-8."""
+    """The caller's own id of the request. Raises InvalidArgument if it is not UTF-8, or too long to be in a log."""
     try:
-        return str(request.request_id())
+        found = str(request.request_id())
     except UnicodeDecodeError as error:
         raise InvalidArgument("id", "not UTF-8", f"byte {error.start} cannot be decoded") from error
+    if len(found) > contract.MAX_ID_CHARACTERS:
+        raise InvalidArgument("id", f"{len(found)} characters", f"must have at most {contract.MAX_ID_CHARACTERS}")
+    return found
 
 
 def read_inputs(request: Any, model: ModelSignature) -> dict[str, NDArray[Any] | None]:

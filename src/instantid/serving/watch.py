@@ -165,17 +165,12 @@ class EngineWatch:
         return self._metrics.get(name, engine=self._engine, **labels)
 
     def _count_present(self) -> None:
-        present = Counter(
-            (
-                "waiting_requests" if account.started is None else "active_requests",
-                _tenant(task),
-                str(task.priority_level),
-            )
-            for task, account in self._accounts.items()
-        )
-        for key in present | self._present:
-            name, tenant, priority = key
-            self._metric(name, tenant=tenant, priority=priority).set(present[key])
+        present: Counter[tuple[str, str, str]] = Counter()
+        for task, account in self._accounts.items():
+            name = "waiting_requests" if account.started is None else "active_requests"
+            present[name, self._metrics.label(_tenant(task)), str(task.priority_level)] += not task.answer.given
+        for name, tenant, priority in present | self._present:
+            self._metric(name, tenant=tenant, priority=priority).set(present[name, tenant, priority])
         self._present = present
 
     def _ended(self, task: Task, account: Account, event: Event) -> None:
