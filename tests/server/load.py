@@ -4,7 +4,9 @@ import io
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 from PIL import Image
@@ -35,29 +37,40 @@ def pixels(answer):
     return np.asarray(Image.open(io.BytesIO(answer.images[0]))).astype(np.int16)
 
 
+@dataclass(frozen=True)
+class Album:
+    """Photos, and the picture that each of them has with each of SEEDS when nobody else is served."""
+
+    photos: tuple[bytes, ...]
+    alone: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+
+
 @dataclass
 class Load:
-    """Callers of one server from `with` to its end; caller i uses photo i of `photos` in turn with each of SEEDS.
+    """Callers of one server from `with` to its end; caller i uses photo i of the album in turn with each of SEEDS.
 
     Each answer's picture is compared with the one that the same request has alone, so that an answer which belongs
     to another request is WRONG; so is one with another's id, which the client refuses.
     """
 
     url: str
-    photos: tuple[bytes, ...]
+    album: Album
     callers: int = CALLERS
     timeout: float = 60.0
     calls: list[Call] = field(default_factory=list)
 
-    def __post_init__(self):
-        self.alone = {(p, seed): pixels(self._generate(p, seed)) for p in range(len(self.photos)) for seed in SEEDS}
-
     def __enter__(self):
+        for which in product(range(len(self.album.photos)), SEEDS):
+            if which not in self.album.alone:
+                self.album.alone[which] = pixels(self._generate(*which))
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(self.callers)]
         for thread in self._threads:
             thread.start()
-        self.wait_for_good(SETTLED, time.monotonic())
+        with ExitStack() as stack:
+            stack.push(self.__exit__)
+            self.wait_for_good(SETTLED, time.monotonic())
+            stack.pop_all()
         return self
 
     def __exit__(self, *raised):
@@ -101,7 +114,7 @@ class Load:
     def _run(self, caller):
         turn = caller
         while not self._stopped.is_set():
-            call = self._call(caller % len(self.photos), SEEDS[turn % len(SEEDS)])
+            call = self._call(caller % len(self.album.photos), SEEDS[turn % len(SEEDS)])
             self.calls.append(call)
             turn += 1
             if call.outcome != "OK":
@@ -110,7 +123,7 @@ class Load:
     def _call(self, photo, seed):
         began = time.monotonic()
         try:
-            difference = np.abs(pixels(self._generate(photo, seed)) - self.alone[photo, seed]).max()
+            difference = np.abs(pixels(self._generate(photo, seed)) - self.album.alone[photo, seed]).max()
         except InstantIDError as error:
             outcome = "WRONG" if isinstance(error, AnswerMismatch) else type(error).__name__
             return Call(outcome, began, time.monotonic(), str(error))
@@ -119,7 +132,7 @@ class Load:
     def _generate(self, photo, seed):
         """With a connection of its own: gRPC would wait ever longer before it tries a lost one again."""
         with InstantIDClient(self.url, timeout=self.timeout) as client:
-            return client.generate(self.photos[photo], "a portrait", seed=seed, **SMALL)
+            return client.generate(self.album.photos[photo], "a portrait", seed=seed, **SMALL)
 
 
 def is_ready(url):

@@ -1,5 +1,6 @@
 """A server that is broken while callers use it: how long it is away, and what it leaves behind."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -36,7 +37,12 @@ class Target:
     """A supervised server, found by its folder; `pid` is 0 between two of its runs."""
 
     url: str
+    metrics_url: str
     folder: Path
+
+    @classmethod
+    def of(cls, server):
+        return cls(server.grpc_url, server.metrics_url, server.options.run_dir)
 
     @property
     def pid(self):
@@ -70,14 +76,14 @@ class Outage:
         return f"| {fault} | {outcomes['OK']} | {failed} | {numbers} |"
 
 
-def attack(target, photos, fault, restarts, clean=CLEAN):
+def attack(target, album, fault, restarts, clean=CLEAN):
     """Break a server under load, follow it until it serves again, and check what its callers got.
 
     `restarts` is whether it must be started again; None: it may.
     """
     first = target.pid
     board, stubs = server_folder(first), psutil.Process(first).children()
-    with Load(target.url, photos) as load:
+    with Load(target.url, album) as load:
         outage = Outage(load, time.monotonic())
         fault()
         follow(target, first, outage)
@@ -87,6 +93,7 @@ def attack(target, photos, fault, restarts, clean=CLEAN):
     assert not [call for call in load.calls if PATH.search(call.text)], "a path in an error"
     assert restarts is None or (outage.starts > 0) == restarts, outcomes
     if restarts:
+        assert load.longest(outage.began) < BACK_SECONDS + load.usual(outage.began), outage.row("waited too long")
         assert outage.back - outage.own_start - load.usual(outage.began) < BACK_SECONDS, outage.row("too late")
     if outage.starts:
         wait_until(lambda: not board.exists() and not [stub for stub in stubs if stub.is_running()], 5)
@@ -113,6 +120,8 @@ def served(weights, folder, **changes):
     options = project_options(weights, folder / "run", ROOT / "model_repository", **{"exit_timeout": 60, **changes})
     with EmbeddedServer(options) as server:
         yield server
+        board = server_folder(server.pid) if server.pid else None
+    assert board is None or not board.exists()
     assert not processes(options)
     assert not shared_memory(options)
     assert "does not answer any more" not in server.log_path.read_text().rpartition("guard]")[2], "an orderly stop"
@@ -134,10 +143,20 @@ def served_in(weights, folder, environment=None, **sizes):
     with subprocess.Popen([*alone, *command, "--first-port", str(port)], cwd=ROOT, env=environment) as serve:
         try:
             wait_until(lambda: serve.poll() is not None or is_ready(f"127.0.0.1:{port + 1}"), 300)
-            yield Target(f"127.0.0.1:{port + 1}", run), Path(f"/proc/{serve.pid}/root")
+            yield (
+                Target(f"127.0.0.1:{port + 1}", f"http://127.0.0.1:{port + 2}/metrics", run),
+                Path(f"/proc/{serve.pid}/root"),
+            )
         finally:
             serve.terminate()
             serve.wait(60)
+
+
+def fill(folder):
+    """Until its disk has no room."""
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
+        while filler.write(bytes(1 << 20)):
+            pass
 
 
 class Shared:
@@ -149,11 +168,11 @@ class Shared:
     def __init__(self, make):
         self._make, self._stack, self._server = make, ExitStack(), None
 
-    def get(self):
-        if self._server is None or self._server.state.starts > 1:
+    def get(self, starts=1):
+        if self._server is None or self._server.state.starts > starts:
             self.close()
             self._server = self._stack.enter_context(self._make())
-        return Target(self._server.grpc_url, self._server.options.run_dir)
+        return Target.of(self._server)
 
     def close(self):
         self._stack.close()

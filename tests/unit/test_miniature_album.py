@@ -14,7 +14,7 @@ from miniature.scenery import SCENERY, draw_scenery
 
 
 def test_faces_are_cut_for_the_loss_as_the_face_graph_cuts_them():
-    """cv2's fixed-point sampling apart: at most 3 of 255, 0.3 in the mean, but for the crop's edge."""
+    """Up to cv2's fixed-point sampling: at most 3 of 255 and 0.3 on average were seen, without the crop's edge."""
     page = draw_page(random_identity(5), 3)
     pixels = torch.from_numpy(page.picture).permute(2, 0, 1)[None].float()
     cut = aligned(pixels, torch.from_numpy(page.landmarks)[None].float())[0].permute(1, 2, 0).numpy()
