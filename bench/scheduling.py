@@ -1,4 +1,4 @@
-"""The scheduler on the real server: what `bench/simulate.py` promises, measured.
+"""Measures the scheduler on the real server, where `bench/simulate.py` predicts it.
 
 Two embedded servers with the miniature weights, one with the engine's policy and one that serves first come, first
 served, get the same requests at the same times, one server after the other. So do a server with a flooding tenant and
@@ -53,7 +53,7 @@ class TritonPythonModel(DenoiserModel):
 
 @dataclass(frozen=True)
 class Class:
-    """A kind of request: its share of the load, its steps, its tenant, and what it sends on top of its share."""
+    """A kind of request: its share of the load, its steps, its tenant, and the load that it sends beyond its share."""
 
     name: str
     share: float
@@ -65,7 +65,7 @@ class Class:
 STEPS = (Class("30 steps", 0.8, 30), Class("8 steps", 0.2, 8))
 TENANTS = tuple(Class(f"tenant {name}", 0.2, 10, name) for name in "abcde")
 FLOOD = (*TENANTS[:-1], replace(TENANTS[-1], flood=1.8))
-"""The last of five tenants sends ten times its share, the others what they send in TENANTS."""
+"""The last of five tenants sends ten times its share; the others send the same as in TENANTS."""
 RUNS = (
     ("steps, this engine", STEPS, False),
     ("steps, first come", STEPS, True),
@@ -85,7 +85,7 @@ class Caller:
         self.size = size
 
     def send(self, kind: Class, seed: int) -> Future[float]:
-        """Seconds to the answer; the server's refusal as an exception."""
+        """The future seconds to the answer; its exception is the server's refusal."""
         future: Future[float] = Future()
         began = time.perf_counter()
 
@@ -140,7 +140,8 @@ def arrivals(mix: Sequence[Class], solo: Mapping[int, float], load: float, secon
 def drive(
     caller: Caller, work: Sequence[tuple[float, Class]], name: str, warm_up: float
 ) -> tuple[dict[str, list[float]], int]:
-    """Seconds of every answered request by class, and how many were refused; of those sent after the warm-up."""
+    """Send the work; returns the seconds of answered requests by class and the number of refused ones, both without
+    those sent during the warm-up."""
     sent = []
     began = time.perf_counter()
     for seed, (at, kind) in enumerate(track(work, name, console=CONSOLE)):

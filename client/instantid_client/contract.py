@@ -1,9 +1,8 @@
 # Written by `python -m build_tools configs` from src/instantid/contract.py; edit that file.
 """The public contract: every option of a request, and the tensors of every model. Standard library only.
 
-`python -m build_tools configs` writes from it the tensors in the `config.pbtxt` files, the fields of
-`GenerationRequest`, the client's copy of this file and its `Options`, and README's tables. Names are diffusers' where
-diffusers has one.
+`python -m build_tools configs` writes the tensors in the `config.pbtxt` files, the fields of `GenerationRequest`, the
+client's copy of this file, its `Options`, and README's tables from it. Names are diffusers' where it has one.
 """
 
 from dataclasses import dataclass, replace
@@ -46,10 +45,8 @@ class Images:
 
     @property
     def bound(self) -> str:
-        count = "" if self.high == 1 else f"{max(self.low, 1)}..{self.high} of "
-        return (
-            f"{count}{ANY_PHOTO_FORMAT}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
-        )
+        photo = f"{ANY_PHOTO_FORMAT}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
+        return photo if self.high == 1 else f"{max(self.low, 1)}..{self.high} of {photo}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +150,7 @@ LCM_MAX_STEPS = 50
 
 PHOTO = Images("photo", 1, 4, "Photos of one person; the largest face of each is used.")
 PROMPT = Text("prompt", None, 1, MAX_PROMPT_CHARACTERS, "What the picture shows.")
-NEGATIVE_PROMPT = Text(
-    "negative_prompt", "", 0, MAX_PROMPT_CHARACTERS, "What the picture avoids; acts only with guidance."
-)
+NEGATIVE_PROMPT = Text("negative_prompt", "", 0, MAX_PROMPT_CHARACTERS, "What the picture avoids; needs guidance.")
 STYLE = Text("style", NO_STYLE, 1, 64, "Template for both prompts, one of the server's list (docs/prompts.md).")
 POSE_PHOTO = Images("pose_photo", 0, 1, "Its largest face gives the landmarks; if left out, the first photo does.")
 WIDTH = Side("width", SIDE_MULTIPLE, MAX_SIDE, "In pixels; if left out, it follows from the photo's aspect.")
@@ -175,18 +170,9 @@ OPTIONS: tuple[Option, ...] = (
     PHOTO,
     PROMPT,
     NEGATIVE_PROMPT,
-    Choice(
-        "prompt_syntax", PROMPT_SYNTAXES[0], PROMPT_SYNTAXES, "How both prompts give words weights (docs/prompts.md)."
-    ),
+    Choice("prompt_syntax", PROMPT_SYNTAXES[0], PROMPT_SYNTAXES, "How prompts give words weights (docs/prompts.md)."),
     STYLE,
-    Number(
-        "force_zeros_for_empty_prompt",
-        "INT32",
-        0,
-        0,
-        1,
-        "1: an empty negative_prompt is zeros, not an encoded empty text.",
-    ),
+    Number("force_zeros_for_empty_prompt", "INT32", 0, 0, 1, "1: an empty negative_prompt is zeros, not encoded."),
     POSE_PHOTO,
     WIDTH,
     HEIGHT,
@@ -247,14 +233,11 @@ FOUND = (
 """All faces of all photos, by the names of the ONNX file; the detection size is one for each photo."""
 FACES = tuple(replace(tensor, name=f"face_{tensor.name}") for tensor in FOUND)
 
-INTAKE = ModelSignature(
-    "intake",
-    tuple(
-        Tensor(option.name, option.datatype, (-1,) if isinstance(option, Images) and option.high > 1 else (1,), True)
-        for option in OPTIONS
-    ),
-    (IMAGES, SIZES, INPUT_PICTURES, REQUEST),
+INPUTS = tuple(
+    Tensor(option.name, option.datatype, (-1,) if isinstance(option, Images) and option.high > 1 else (1,), True)
+    for option in OPTIONS
 )
+INTAKE = ModelSignature("intake", INPUTS, (IMAGES, SIZES, INPUT_PICTURES, REQUEST))
 FACE_ANALYSIS = ModelSignature("face_analysis", (IMAGES, SIZES), FOUND, prefix="face_")
 FACE_CONDITIONING = ModelSignature(
     "face_conditioning", (REQUEST, INPUT_PICTURES, *FACES), (CONDITIONED_REQUEST, EMBEDDINGS, PICTURES, FACE)

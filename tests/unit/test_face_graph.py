@@ -9,71 +9,14 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
-from torch import nn
-from torch.nn import functional
 
 from build_tools.face_graph import FaceModelError, build_face_graph
 
 from .scripts import load
+from .small_faces import DiscDetector, SmallRecogniser, export
 
 parity = load("face_parity")
 CPU = ["CPUExecutionProvider"]
-KINDS = (1, 4, 10)
-SHAPE = torch.tensor([-0.35, -0.2, 0.35, -0.2, 0.0, 0.15, -0.25, 0.5, 0.25, 0.5])
-
-
-class DiscDetector(nn.Module):
-    """Scores bright discs of about 10 pixels' radius by centre minus surround; random sizes and landmarks."""
-
-    def __init__(self, batched: bool = False) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.batched = batched
-        self.filters = nn.ModuleList(nn.Conv2d(3, 30, 9, stride=s, padding=4) for s in (8, 16, 32))
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        grey = images.mean(dim=1, keepdim=True)
-        contrast = mean(grey, 15) - mean(grey, 45)
-        rows: dict[int, list[torch.Tensor]] = {kind: [] for kind in KINDS}
-        for stride, filters in zip((8, 16, 32), self.filters, strict=True):
-            noise = filters(images).permute(0, 2, 3, 1)
-            seen = contrast[:, :, ::stride, ::stride].permute(0, 2, 3, 1)
-            score, distance, offset = noise.split([2, 8, 20], dim=3)
-            sides = 16 / stride
-            rows[1].append(torch.sigmoid(20 * (seen - 0.72) + 0.3 * score))
-            rows[4].append(sides * (1 + 0.3 * torch.tanh(distance)))
-            rows[10].append(sides * (SHAPE.repeat(2) + 0.1 * torch.tanh(offset)))
-        shape = (1, -1) if self.batched else (-1,)
-        return tuple(level.reshape(*shape, kind) for kind in KINDS for level in rows[kind])
-
-
-def mean(picture: torch.Tensor, side: int) -> torch.Tensor:
-    rows = functional.avg_pool2d(picture, (side, 1), 1, (side // 2, 0))
-    return functional.avg_pool2d(rows, (1, side), 1, (0, side // 2))
-
-
-class SmallRecogniser(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(2)
-        steep, mild = nn.PReLU(8), nn.PReLU(16)
-        steep.weight.data, mild.weight.data = torch.linspace(-0.5, 1.5, 8), torch.linspace(-0.5, 1, 16)
-        first, second = nn.Conv2d(3, 8, 7, stride=4), nn.Conv2d(8, 16, 5, stride=4)
-        self.body = nn.Sequential(first, nn.BatchNorm2d(8), steep, second, mild, nn.Flatten())
-        self.embedding = nn.Linear(16 * 36, 512)
-
-    def forward(self, crops: torch.Tensor) -> torch.Tensor:
-        return self.embedding(self.body(crops))
-
-
-def export(model: nn.Module, example: torch.Tensor, path: Path, outputs: int, opset: int = 17) -> Path:
-    axes = {"x": {2: "h", 3: "w"} if outputs == 9 else {0: "batch"}}
-    names = [f"o{i}" for i in range(outputs)]
-    torch.onnx.export(
-        model.eval(), (example,), str(path), input_names=["x"], output_names=names, dynamic_axes=axes,
-        opset_version=opset, dynamo=False,
-    )  # fmt: skip
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +29,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def graph(folder) -> parity.Graph:
-    return parity.Graph(folder / "fused.onnx", CPU, 2)
+def graph(folder) -> parity.FusedGraph:
+    return parity.FusedGraph(folder / "fused.onnx", CPU, 2)
 
 
 @pytest.fixture(scope="module")
-def reference(folder) -> parity.Reference:
+def reference(folder) -> parity.Insightface:
     (folder / "reference").mkdir()
-    return parity.Reference(folder / "detector.onnx", folder / "recogniser.onnx", folder / "reference", CPU, 2)
+    return parity.Insightface(folder / "detector.onnx", folder / "recogniser.onnx", folder / "reference", CPU, 2)
 
 
 def discs(size: tuple[int, int], count: int, seed: int, radius: float | None = None) -> np.ndarray:
@@ -151,9 +94,12 @@ def test_the_size_that_counts(folder, tmp_path, detection, sizes):
     build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "fused.onnx", detection=detection)
     (tmp_path / "reference").mkdir()
     paths = folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "reference"
-    theirs = parity.Reference(*paths, CPU, 2, detection)
+    theirs = parity.Insightface(*paths, CPU, 2, detection)
     photos = [two_kinds(), discs((960, 1280), 4, 3), discs((640, 1280), 0, 1)]
-    outputs, total = parity.Graph(tmp_path / "fused.onnx", CPU, 2).run(*parity.on_canvas(photos)), parity.Differences()
+    outputs, total = (
+        parity.FusedGraph(tmp_path / "fused.onnx", CPU, 2).run(*parity.on_canvas(photos)),
+        parity.Differences(),
+    )
     assert outputs["detection_size"].tolist() == sizes
     for i, photo in enumerate(photos):
         expected = theirs.find(photo)
@@ -191,7 +137,7 @@ def test_fifty_faces_and_the_cut_to_the_largest(folder, graph, reference, tmp_pa
     build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "few.onnx", max_faces=7)
     kept = np.sort(np.argsort(-theirs.areas, kind="stable")[:7])
     np.testing.assert_allclose(
-        parity.Graph(tmp_path / "few.onnx", CPU, 2).find(crowd).boxes, theirs.boxes[kept], atol=0.01
+        parity.FusedGraph(tmp_path / "few.onnx", CPU, 2).find(crowd).boxes, theirs.boxes[kept], atol=0.01
     )
 
 
@@ -220,7 +166,7 @@ def test_published_oddities(folder, graph, tmp_path):
     half = export(SmallRecogniser().half(), torch.zeros(1, 3, 112, 112).half(), tmp_path / "half.onnx", 1)
     build_face_graph(old, half, tmp_path / "fused.onnx")
     picture, total = discs((832, 1280), 9, 2), parity.Differences()
-    total.add(parity.Graph(tmp_path / "fused.onnx", CPU, 2).find(picture), graph.find(picture), 0.5)
+    total.add(parity.FusedGraph(tmp_path / "fused.onnx", CPU, 2).find(picture), graph.find(picture), 0.5)
     assert (total.missed, total.extra) == (0, 0)
     assert min(total.cosines) > 0.9995
 
@@ -231,7 +177,7 @@ def test_recogniser_that_takes_one_face_at_a_time(folder, graph, tmp_path):
     onnx.save(model, str(tmp_path / "one.onnx"))
     build_face_graph(folder / "detector.onnx", tmp_path / "one.onnx", tmp_path / "fused.onnx")
     picture = discs((832, 1280), 9, 2)
-    ours = parity.Graph(tmp_path / "fused.onnx", CPU, 2).find(picture)
+    ours = parity.FusedGraph(tmp_path / "fused.onnx", CPU, 2).find(picture)
     np.testing.assert_allclose(ours.embeddings, graph.find(picture).embeddings, rtol=1e-4, atol=1e-4)
 
 

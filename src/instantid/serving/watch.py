@@ -49,8 +49,8 @@ class Reporter:
         """`facts` are the fields of the usage record that are this request's own, its tenant among them."""
         status, reason = "OK", ""
         if isinstance(outcome, Exception):
-            error = outcome if isinstance(outcome, ServiceError) else EngineFailure()
-            status, reason = error.status, type(error).__name__
+            kind = type(outcome) if isinstance(outcome, ServiceError) else EngineFailure
+            status, reason = kind.status, kind.__name__
         self._count(facts["tenant"], status, reason, 1)
         self.spans.add(stages, parent, {**facts, "outcome": status}, reason)
         self._write(
