@@ -72,6 +72,7 @@ $(VENV)/.dev: $(VENV)/.build
 	@echo "Installing what tests and measurements need: about 50 packages more, a minute or two."
 	$(PIP) --editable ./client --editable '.[dev]'
 	$(PIP) --no-deps insightface==2.1
+	@build_tools/promtool.sh $(BIN)
 	@touch $@
 
 weights/miniature/profile.json: $(VENV)/.build $(wildcard miniature/*.py miniature/data/* build_tools/*.py) \

@@ -1,4 +1,4 @@
-"""Faces that fill the frame: is it still the same person? The miniature's networks, drawn people and a photo.
+"""Measures whether faces that fill the frame are still recognised: the miniature's networks, drawn people and a photo.
 
 `python bench/close_ups.py` cuts portraits ever closer around the face and prints the cosine between the embedding of
 the crop's largest face and that of the whole portrait, for each way of looking.
@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 import skimage.data
 import typer
-from face_parity import Found, Graph, Picture, cosine, overlap
+from face_parity import Found, FusedGraph, Picture, cosine, overlap
 from insightface.app import FaceAnalysis
 from numpy.typing import NDArray
 from rich.console import Console
@@ -29,9 +29,9 @@ from miniature.people import random_identity
 ASTRONAUT = np.array((178, 63, 275, 178), np.float32)
 """The face in scikit-image's astronaut."""
 MARGINS = (0.5, 0.25, 0.1, 0.0, -0.08, -0.15)
-"""Of the face box, on each side."""
+"""Margins on each side of the face box, relative to its size."""
 PIXELS = (20, 10, 0, -15)
-"""Margins of the astronaut's crops."""
+"""Margins of the astronaut's crops in pixels."""
 CPU = ["CPUExecutionProvider"]
 Look = Callable[[Picture], Found]
 
@@ -69,7 +69,7 @@ def ways(folder: Path) -> dict[str, Look]:
     for detection, border in (("reference", "black"), ("surest", "black"), ("surest", "edge")):
         path = folder / f"{detection}-{border}.onnx.graph"
         build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", path, detection=detection, border=border)
-        looks[f"{detection}, {border}"] = Graph(path, CPU, 1).find
+        looks[f"{detection}, {border}"] = FusedGraph(path, CPU, 1).find
     looks["insightface >= 1.0"] = lambda picture: merged(analysis, picture)
     looks["reference in a border"] = looks["reference, black"]
     return looks

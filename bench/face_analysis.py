@@ -1,4 +1,4 @@
-"""The fused face graph beside insightface's `FaceAnalysis.get`, on the same ONNX files and photos in one run.
+"""Compares the fused face graph with insightface's `FaceAnalysis.get`, on the same ONNX files and photos in one run.
 
 `python bench/face_analysis.py` prints the speed table: SCRFD-10GF and IResNet-100 with random weights, whose score
 bias is set so that 1 or 6 "faces" are found in the photo. `--parity` prints how far the results differ instead.
@@ -19,7 +19,7 @@ import onnxruntime
 import random_faces
 import skimage
 import typer
-from face_parity import Differences, Graph, Picture, Reference, on_canvas
+from face_parity import Differences, FusedGraph, Insightface, Picture, on_canvas
 from insightface.data import get_image
 from insightface.model_zoo.scrfd import SCRFD
 from rich.console import Console
@@ -33,7 +33,7 @@ from miniature.crowds import draw_crowd
 
 THRESHOLD = 0.5
 FIRST_BIAS = -10.0
-"""A score bias at which a random detector's highest scores are exact: they are far from 0 and from 1."""
+"""With this score bias a random detector's highest scores are exact, because they are far from 0 and from 1."""
 PHOTOS = ("astronaut", "camera", "chelsea", "coffee", "rocket", "colorwheel", "immunohistochemistry", "retina")
 SHARES = (("drawn", 0.5), ("t1.jpg", 0.25), ("scikit-image", 0.25))
 QUANTILES = (0.5, 0.9, 0.99)
@@ -42,9 +42,9 @@ CONSOLE = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Row:
-    """Median milliseconds of both ways; medians of the ratios of neighbouring runs, in time and in CPU time.
+    """Median milliseconds of both sides, and medians of the ratios of neighbouring runs, in time and in CPU time.
 
-    On a machine with other work the CPU time of one thread is the steadier of the two.
+    On a machine with other work, the CPU time of one thread varies less.
     """
 
     provider: str
@@ -56,12 +56,12 @@ class Row:
     cpu_ratio: float
 
 
-def measure(folder: Path, faces: int, provider: str, threads: int, rounds: int) -> Row:
-    """Both ways on one photo with about `faces` faces; raises RuntimeError if they find different numbers of them."""
+def measure_speed(folder: Path, faces: int, provider: str, threads: int, rounds: int) -> Row:
+    """Measure both sides on one photo with about `faces` faces; raises RuntimeError if their counts differ."""
     photo = six_people() if faces > 1 else astronaut()
     detector, recogniser, fused = networks(folder, photo, faces)
-    graph = Graph(fused, [provider], threads)
-    reference = Reference(detector, recogniser, _made(folder / "reference"), [provider], threads)
+    graph = FusedGraph(fused, [provider], threads)
+    reference = Insightface(detector, recogniser, _empty_folder(folder / "reference"), [provider], threads)
     canvas = on_canvas([photo])
     bgr = np.ascontiguousarray(photo[:, :, ::-1])
     found, theirs_found = len(graph.run(*canvas)["scores"]), len(reference.get(bgr))
@@ -75,21 +75,21 @@ def measure(folder: Path, faces: int, provider: str, threads: int, rounds: int) 
 
 
 def networks(folder: Path, photo: Picture, faces: int) -> tuple[Path, Path, Path]:
-    """Full-size detector, recogniser and fused graph; the detector finds about `faces` faces in this photo."""
+    """Write full-size detector, recogniser and fused graph. The detector finds about `faces` faces in the photo."""
     detector, recogniser = folder / f"detector-{faces}.onnx", folder / "recogniser.onnx"
     fused = folder / f"fused-{faces}.onnx"
     if not fused.exists():
         CONSOLE.print(f"making full-size networks with random weights that find {faces} faces; half a minute")
         if not recogniser.exists():
-            random_faces.write_recogniser(recogniser)
-        random_faces.write_detector(detector, score_bias=FIRST_BIAS)
-        random_faces.write_detector(detector, score_bias=FIRST_BIAS - middle_logit(detector, photo, faces))
-        build_face_graph(detector, recogniser, fused)
+            random_faces.write_random_recogniser(recogniser)
+        random_faces.write_random_detector(detector, score_bias=FIRST_BIAS)
+        random_faces.write_random_detector(detector, score_bias=FIRST_BIAS - middle_logit(detector, photo, faces))
+        build_face_graph(detector, recogniser, fused, detection="reference")
     return detector, recogniser, fused
 
 
 def middle_logit(detector: Path, photo: Picture, faces: int) -> float:
-    """The middle between the logits of the last of so many faces and of the next one, as insightface finds them."""
+    """The mean logit of face number `faces` and the next one, in insightface's order by score."""
     bgr = np.ascontiguousarray(photo[:, :, ::-1])
     boxes = SCRFD(str(detector)).detect(bgr, (640, 640), det_thresh=np.finfo(np.float32).tiny)[0]
     scores = boxes[faces - 1 : faces + 1, 4].astype(np.float64)
@@ -101,12 +101,12 @@ def astronaut() -> Picture:
 
 
 def six_people() -> Picture:
-    """insightface's t1.jpg as intake sends it on: 1280x832."""
+    """insightface's t1.jpg at the size that intake gives it: 1280x832."""
     return np.asarray(cv2.resize(get_image("t1")[:, :, ::-1], (CANVAS, 832)), np.uint8)
 
 
 def pictures(count: int, seed: int) -> Iterator[Picture]:
-    """Drawn crowds, t1.jpg and scikit-image's photos, as random crops at random scales; equal for equal seeds."""
+    """Drawn crowds, t1.jpg and scikit-image's photos, randomly cropped and scaled. Equal seeds give equal pictures."""
     rng = np.random.default_rng(seed)
     people = get_image("t1")[:, :, ::-1]
     for kind, share in SHARES:
@@ -137,16 +137,18 @@ def rgb(picture: np.ndarray) -> Picture:
 
 
 def differences(folder: Path, full: bool, count: int, seed: int, provider: str) -> Differences:
-    """Both ways over `count` pictures, with the miniature's trained networks or full-size random ones."""
+    """Compare both sides on `count` pictures, with the miniature's trained networks or full-size random ones."""
     if full:
         detector, recogniser, fused = networks(folder, six_people(), 6)
     else:
         detector, recogniser, fused = (folder / f"{name}.onnx" for name in ("detector", "recogniser", "fused"))
         miniature_faces.write_detector(detector)
         miniature_faces.write_recogniser(recogniser)
-        build_face_graph(detector, recogniser, fused)
-    graph = Graph(fused, [provider], os.cpu_count() or 1)
-    reference = Reference(detector, recogniser, _made(folder / "reference"), [provider], os.cpu_count() or 1)
+        build_face_graph(detector, recogniser, fused, detection="reference")
+    graph = FusedGraph(fused, [provider], os.cpu_count() or 1)
+    reference = Insightface(
+        detector, recogniser, _empty_folder(folder / "reference"), [provider], os.cpu_count() or 1, "reference"
+    )
     total = Differences()
     for picture in track(pictures(count, seed), "comparing pictures", total=count, console=CONSOLE):
         total.add(graph.find(picture), reference.find(picture), THRESHOLD)
@@ -196,7 +198,7 @@ def main(
     threads: Annotated[list[int], typer.Option(help="Threads of either side on a CPU.")] = [1, 2],  # noqa: B006
     output: Annotated[Path, typer.Option(help="Folder of the JSON.")] = Path("bench/results"),
 ) -> None:
-    """Print one table and keep its numbers as JSON."""
+    """Print one table and write its numbers as JSON."""
     cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
@@ -209,21 +211,21 @@ def main(
         else:
             cases = [("CPUExecutionProvider", count) for count in threads]
             cases += [("CUDAExecutionProvider", 1)] if cuda else []
-            rows = [measure(folder, count, *case, rounds) for count in faces for case in cases]
+            rows = [measure_speed(folder, count, *case, rounds) for count in faces for case in cases]
             table, result = show_speed(rows), [asdict(row) for row in rows]
     Console().print(table)
     (output / f"face_{'parity' if parity else 'speed'}.json").write_text(json.dumps(result, indent=1))
 
 
 def _timed(call: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of one call, and of the process's CPU time."""
+    """Seconds and CPU seconds of one call."""
     start = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def _made(folder: Path) -> Path:
-    """An empty folder."""
+def _empty_folder(folder: Path) -> Path:
+    """Make the folder, or empty it."""
     for path in folder.glob("*"):
         path.unlink()
     folder.mkdir(exist_ok=True)

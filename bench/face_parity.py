@@ -1,4 +1,4 @@
-"""The face graph beside insightface on the same files and pictures. Needs the `insightface` package (dev)."""
+"""Runs the face graph and insightface on the same files and pictures, and compares their results."""
 
 import shutil
 import warnings
@@ -18,9 +18,9 @@ from instantid.contract import CANVAS, DETECTION_SIZES
 
 Picture = NDArray[np.uint8]
 SAME_FACE = 0.5
-"""Two boxes that overlap more than this (IoU) are one face."""
+"""Two boxes with a larger overlap (IoU) are the same face."""
 SCORE_MARGIN = 1e-3
-"""Faces this close to the score threshold may be missing on either side."""
+"""Faces whose score is this close to the threshold may be missing on either side."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Found:
 
 @dataclass
 class Differences:
-    """Per matched face: greatest difference of box and landmarks in pixels and of scores, and the cosine."""
+    """For each matched face the largest differences of box and landmarks in pixels and of scores, and the cosine."""
 
     boxes: list[float] = field(default_factory=list)
     landmarks: list[float] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Differences:
         self.sizes[ours.detection_size] = self.sizes.get(ours.detection_size, 0) + 1
 
 
-class Graph:
+class FusedGraph:
     """The fused graph in onnxruntime."""
 
     def __init__(self, path: Path, providers: list[str], threads: int) -> None:
@@ -84,8 +84,8 @@ class Graph:
         return photo_faces(self.run(*on_canvas([picture])), 0)
 
 
-class Reference:
-    """insightface's FaceAnalysis pinned to 640 and to 128; which of them counts is decided as in `build_face_graph`."""
+class Insightface:
+    """insightface's FaceAnalysis at 640 and at 128. Which of the two counts is decided as in `build_face_graph`."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Reference:
 
 
 def on_canvas(pictures: list[Picture]) -> tuple[Picture, NDArray[np.int64]]:
-    """The graph's inputs for RGB pictures of at most 1280 pixels a side."""
+    """Make the graph's inputs from RGB pictures of at most 1280 pixels a side."""
     images = np.zeros((len(pictures), CANVAS, CANVAS, 3), np.uint8)
     for image, picture in zip(images, pictures, strict=True):
         image[: picture.shape[0], : picture.shape[1]] = picture
@@ -133,7 +133,7 @@ def on_canvas(pictures: list[Picture]) -> tuple[Picture, NDArray[np.int64]]:
 
 
 def photo_faces(outputs: Mapping[str, Any], photo: int) -> Found:
-    """The faces of one photo among the graph's outputs."""
+    """Select the faces of one photo from the graph's outputs."""
     chosen = outputs["photo_index"] == photo
     boxes, scores, landmarks, embeddings = (
         outputs[name][chosen] for name in ("boxes", "scores", "landmarks", "embeddings")
@@ -142,7 +142,7 @@ def photo_faces(outputs: Mapping[str, Any], photo: int) -> Found:
 
 
 def match(ours: Found, theirs: Found) -> list[tuple[int, int]]:
-    """Pairs of equal faces (ours, theirs), each used once, best score first."""
+    """Pair equal faces (ours, theirs), best score first. Each face is used once."""
     pairs: list[tuple[int, int]] = []
     free = set(range(len(ours.boxes)))
     for j, box in enumerate(theirs.boxes):

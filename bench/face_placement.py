@@ -1,7 +1,7 @@
-"""Where onnxruntime runs each node of the fused face graph, from its own placement log.
+"""Shows on which provider onnxruntime runs each node of the fused face graph, from its own placement log.
 
 `python bench/face_placement.py [GRAPH]` prints nodes by execution provider and operator: with the CUDA build of
-onnxruntime on a GPU what falls back to the CPU, elsewhere that all of it is the CPU's.
+onnxruntime on a GPU it shows what falls back to the CPU; elsewhere everything runs on the CPU.
 """
 
 import re
@@ -26,7 +26,7 @@ NODE = re.compile(r"VerifyEachNodeIsAssignedToAnEp\]\s+(\w+) \(")
 
 
 def placements(graph: Path) -> Counter[tuple[str, str]]:
-    """Nodes by (provider, operator), subgraphs included; operator "all" where one provider has every node."""
+    """Count nodes by (provider, operator), with subgraphs; the operator is "all" if one provider has every node."""
     log = subprocess.run([sys.executable, "-c", LOAD, str(graph)], capture_output=True, text=True, check=True).stderr
     found: Counter[tuple[str, str]] = Counter()
     provider = ""

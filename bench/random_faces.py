@@ -24,7 +24,7 @@ SCRFD_STAGES = ((3, 56), (4, 88), (2, 88), (3, 224))
 NECK, HEAD = 56, 80
 IRESNET_STAGES = ((3, 64), (13, 128), (30, 256), (3, 512))
 IRESNET_SIDE = 7
-"""Of the features that the embedding is made from."""
+"""Side of the feature map before the embedding."""
 FACE_SIDES = (2.0, 4.0)
 """Half the side of the boxes of a cell's two anchors, in strides."""
 LANDMARKS = ((-0.35, -0.2), (0.35, -0.2), (0.0, 0.15), (-0.25, 0.5), (0.25, 0.5))
@@ -47,7 +47,7 @@ class BasicBlock(nn.Module):
 
 
 class Backbone(nn.Module):
-    """`[n, 3, H, W]` to features of strides 8, 16 and 32."""
+    """Features of strides 8, 16 and 32 for `[n, 3, H, W]`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Head(nn.Module):
 
 
 class Scrfd(nn.Module):
-    """`[1, 3, H, W]` to nine tensors: scores, distances, landmark offsets, each for strides 8, 16, 32."""
+    """Nine tensors for `[1, 3, H, W]`: scores, distances, landmark offsets, each for strides 8, 16, 32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Scrfd(nn.Module):
 
 
 def rows(features: Tensor, width: int) -> Tensor:
-    """`[1, anchors * width, H, W]` as `[H * W * anchors, width]`, as the published export flattens it."""
+    """Reshape `[1, anchors * width, H, W]` to `[H * W * anchors, width]`, the order of the published export."""
     return features.permute(0, 2, 3, 1).reshape(-1, width)
 
 
@@ -151,7 +151,7 @@ class IResNetBlock(nn.Module):
 
 
 class IResNet(nn.Module):
-    """`[n, 3, 112, 112]` RGB in [-1, 1] to embeddings `[n, 512]`, not normalised."""
+    """Embeddings `[n, 512]`, not normalised, for `[n, 3, 112, 112]` RGB in [-1, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class IResNet(nn.Module):
         return embeddings
 
 
-def write_detector(path: Path, *, score_bias: float = -4.0, seed: int = 0) -> None:
+def write_random_detector(path: Path, *, score_bias: float = -4.0, seed: int = 0) -> None:
     """Write SCRFD-10GF in the form of `scrfd_10g_bnkps.onnx`; a higher `score_bias` finds more "faces".
 
     Input `input.1` float32 `[1, 3, H, W]`; nine outputs `[anchors, 1 | 4 | 10]`, each kind for strides 8, 16, 32.
@@ -184,7 +184,7 @@ def write_detector(path: Path, *, score_bias: float = -4.0, seed: int = 0) -> No
     export_onnx(random_detector(score_bias, seed), torch.zeros(1, 3, 640, 640), path, names, axes)
 
 
-def write_recogniser(path: Path, *, float16: bool = False, seed: int = 0) -> None:
+def write_random_recogniser(path: Path, *, float16: bool = False, seed: int = 0) -> None:
     """Write IResNet-100 in the form of `glintr100.onnx`: `input.1` `[n, 3, 112, 112]` to `[n, 512]`, not normalised."""
     model, crops = random_recogniser(seed), torch.zeros(1, 3, 112, 112)
     if float16:
@@ -233,7 +233,7 @@ def _calibrated(model: Model, examples: Tensor) -> Model:
 
 
 def _clouds(count: int, side: int) -> Tensor:
-    """Noise of all scales, `[count, 3, side, side]` in [-1, 1]: nearer to photos than white noise is."""
+    """Noise of all scales, `[count, 3, side, side]` in [-1, 1]: more like photos than white noise is."""
     octaves = [torch.randn(count, 3, width, width) for width in (2, 4, 8, 16, 32, 64)]
     sized = [functional.interpolate(octave, size=(side, side), mode="bilinear") for octave in octaves]
     return torch.stack(sized).sum(dim=0).mul(0.3).clamp(-1, 1)

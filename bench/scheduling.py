@@ -1,8 +1,9 @@
-"""The scheduler on the real server: what `bench/simulate.py` promises, measured.
+"""Measures the scheduler on the real server, where `bench/simulate.py` predicts it.
 
 Two embedded servers with the miniature weights, one with the engine's policy and one that serves first come, first
 served, get the same requests at the same times, one server after the other. So do a server with a flooding tenant and
-one without. Requests go to the denoiser itself, so that only it is measured. Every figure is a ratio to the time that
+one without. Requests go to the denoiser itself, so that only it is measured,
+signed with the server's key, which this user can read. Every figure is a ratio to the time that
 a request of the same number of steps took alone on the first server. `python bench/scheduling.py --help`.
 """
 
@@ -28,6 +29,8 @@ from tritonclient.utils import InferenceServerException
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from instantid.request import GenerationRequest
+from instantid.serving.board import server_folder
+from instantid.serving.signing import Signer
 
 ROOT = Path(__file__).parents[1]
 FIRST_COME = """
@@ -50,7 +53,7 @@ class TritonPythonModel(DenoiserModel):
 
 @dataclass(frozen=True)
 class Class:
-    """A kind of request: its share of the load, its steps, its tenant, and what it sends on top of its share."""
+    """A kind of request: its share of the load, its steps, its tenant, and the load that it sends beyond its share."""
 
     name: str
     share: float
@@ -62,7 +65,7 @@ class Class:
 STEPS = (Class("30 steps", 0.8, 30), Class("8 steps", 0.2, 8))
 TENANTS = tuple(Class(f"tenant {name}", 0.2, 10, name) for name in "abcde")
 FLOOD = (*TENANTS[:-1], replace(TENANTS[-1], flood=1.8))
-"""The last of five tenants sends ten times its share, the others what they send in TENANTS."""
+"""The last of five tenants sends ten times its share; the others send the same as in TENANTS."""
 RUNS = (
     ("steps, this engine", STEPS, False),
     ("steps, first come", STEPS, True),
@@ -76,12 +79,13 @@ CONSOLE = Console(stderr=True)
 class Caller:
     """Sends requests to one server's denoiser at given times and notes the seconds until each answer."""
 
-    def __init__(self, url: str, size: int) -> None:
-        self.client = triton.InferenceServerClient(url)
+    def __init__(self, server: EmbeddedServer, size: int) -> None:
+        self.client = triton.InferenceServerClient(server.grpc_url)
+        self.signer = Signer(server_folder(server.pid))
         self.size = size
 
     def send(self, kind: Class, seed: int) -> Future[float]:
-        """Seconds to the answer; the server's refusal as an exception."""
+        """The future seconds to the answer; its exception is the server's refusal."""
         future: Future[float] = Future()
         began = time.perf_counter()
 
@@ -104,10 +108,13 @@ class Caller:
             prompt="a portrait", height=self.size, width=self.size, num_inference_steps=kind.steps, seed=seed,
             tenant=kind.tenant,
         )  # fmt: skip
+        text, embeddings = request.to_json(), np.ones((1, 1, 512), np.float32)
         pictures = np.zeros((1, 1, self.size, self.size, 3), np.uint8)
+        conditioned = self.signer.sign(text, embeddings, pictures)
         return [
-            _tensor("request", np.array([[request.to_json()]], object), "BYTES"),
-            _tensor("embeddings", np.ones((1, 1, 512), np.float32), "FP32"),
+            _tensor("request", np.array([[self.signer.sign(text)]], object), "BYTES"),
+            _tensor("conditioned_request", np.array([[conditioned]], object), "BYTES"),
+            _tensor("embeddings", embeddings, "FP32"),
             _tensor("pictures", pictures, "UINT8"),
         ]
 
@@ -133,7 +140,8 @@ def arrivals(mix: Sequence[Class], solo: Mapping[int, float], load: float, secon
 def drive(
     caller: Caller, work: Sequence[tuple[float, Class]], name: str, warm_up: float
 ) -> tuple[dict[str, list[float]], int]:
-    """Seconds of every answered request by class, and how many were refused; of those sent after the warm-up."""
+    """Send the work; returns the seconds of answered requests by class and the number of refused ones, both without
+    those sent during the warm-up."""
     sent = []
     began = time.perf_counter()
     for seed, (at, kind) in enumerate(track(work, name, console=CONSOLE)):
@@ -178,7 +186,7 @@ def main(
             continue
         CONSOLE.print(f"{title}: starting the server, then {seconds:.0f} s of requests")
         with serving(weights, first_come) as server:
-            caller = Caller(server.grpc_url, size)
+            caller = Caller(server, size)
             for steps, kind in {kind.steps: kind for kind in mix}.items():
                 solo[steps] = solo.get(steps) or caller.solo(kind)
             found, refused = drive(caller, arrivals(mix, solo, load, seconds), title, warm_up)

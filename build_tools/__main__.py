@@ -11,7 +11,7 @@ from build_tools.embedded.serve import serve_command
 from build_tools.published.cli import download_command, full_command, verify_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-weights = typer.Typer(no_args_is_help=True, help="Make one set of weights in its own folder, or prove it whole.")
+weights = typer.Typer(no_args_is_help=True, help="Make one set of weights in its own folder, or verify one.")
 app.add_typer(weights, name="weights")
 app.command("serve")(serve_command)
 app.command("compile")(compile_command)
@@ -24,7 +24,7 @@ weights.command("verify")(verify_command)
 def miniature(
     output: Annotated[Path, typer.Option(help="Folder of the set.")] = Path("weights/miniature"),
 ) -> None:
-    """The published architectures at toy size, made here; replaces what is in the folder."""
+    """Make the miniature: the published architectures at small size, trained by this project. Replaces the folder."""
     from build_tools.weights import make_miniature
 
     console = Console(stderr=True, highlight=False)
@@ -64,7 +64,7 @@ def demo(
     weights: Annotated[Path, typer.Option(help="Folder of one set of weights.")] = Path("weights/miniature"),
     output: Annotated[Path, typer.Option(help="Receives the pictures.")] = Path("out"),
 ) -> None:
-    """Serve, paint three people in two scenes each, write pictures and a sheet, say how long each stage took."""
+    """Serve, paint three people in two scenes each, write pictures and a sheet, and print the time of each stage."""
     from build_tools.demo import run_demo
 
     run_demo(weights, output)

@@ -1,4 +1,4 @@
-"""Published files to what serving reads: pickles to safetensors, once, and floats to one 16-bit type.
+"""Converts published files to those that serving reads: pickles to safetensors, and floats to one type.
 
 Pickles are read with `weights_only=True`.
 """
@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 PARTS = ("image_proj", "ip_adapter")
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-"""Float types by the names that safetensors files use."""
+"""Float types by their names in safetensors files."""
 
 
 def convert_adapter(source: Path, output: Path, dtype: torch.dtype | None = None) -> None:
-    """InstantID's `ip-adapter.bin` to `ip-adapter.safetensors`, names joined by a dot; None keeps dtypes.
+    """Convert InstantID's `ip-adapter.bin` to safetensors, with names joined by a dot. With `dtype` None, types stay.
 
     Raises ValueError for a file that is not `{"image_proj": tensors, "ip_adapter": tensors}`.
     """
@@ -27,26 +27,26 @@ def convert_adapter(source: Path, output: Path, dtype: torch.dtype | None = None
     if not isinstance(parts, dict) or set(parts) != set(PARTS):
         raise ValueError(f"{source}: must hold {' and '.join(PARTS)}")
     tensors = {f"{part}.{name}": tensor for part in PARTS for name, tensor in parts[part].items()}
-    _save({name: cast(tensor, dtype, f"{source}: {name}") for name, tensor in tensors.items()}, output)
+    _save({name: cast_floats(tensor, dtype, f"{source}: {name}") for name, tensor in tensors.items()}, output)
 
 
 def convert_floats(source: Path, output: Path, dtype: torch.dtype) -> None:
-    """A safetensors file with its floats in `dtype`; other tensors as they are.
+    """Write a safetensors file again with its floats in `dtype`; other tensors stay as they are.
 
     Raises ValueError, naming the tensor, for a value that does not fit.
     """
     tensors = load_file(source)
-    _save({name: cast(tensor, dtype, f"{source}: {name}") for name, tensor in tensors.items()}, output)
+    _save({name: cast_floats(tensor, dtype, f"{source}: {name}") for name, tensor in tensors.items()}, output)
 
 
 def has_floats_other_than(path: Path, dtype: torch.dtype) -> bool:
-    """Whether `convert_floats` would change the file; reads its header only."""
+    """Whether `convert_floats` would change the file. Reads the header only."""
     with safe_open(path, "pt") as tensors:
         kinds = {FLOATS.get(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
     return bool(kinds - {dtype, None})
 
 
-def cast(tensor: torch.Tensor, dtype: torch.dtype | None, name: str) -> torch.Tensor:
+def cast_floats(tensor: torch.Tensor, dtype: torch.dtype | None, name: str) -> torch.Tensor:
     """A contiguous copy in `dtype`; raises ValueError if a finite value becomes infinite."""
     if dtype is None or not tensor.is_floating_point():
         return tensor.contiguous()

@@ -1,4 +1,4 @@
-"""`make demo`: three people in two scenes each, through the whole ensemble on the embedded server."""
+"""`make demo`: paints three people in two scenes each, through the whole ensemble on the embedded server."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -73,7 +73,7 @@ def _stage(console: Console, seconds: dict[str, float], name: str) -> Iterator[N
 
 
 def _stage_seconds(url: str) -> Mapping[str, float]:
-    """Seconds inside the blocking stages by Triton's own count, all requests together."""
+    """Seconds that all requests together spent in the blocking stages, from Triton's statistics."""
     with grpc_client.InferenceServerClient(url) as client:
         statistics = {name: client.get_inference_statistics(name).model_stats[0] for name in STAGES}
     return {f"  {name}": stats.inference_stats.success.ns / 1e9 for name, stats in statistics.items()}

@@ -1,4 +1,4 @@
-"""A sheet that shows requests, one person a row: photo with the face that was found, landmark picture, results."""
+"""Draws a sheet of requests with a row for each person: photo and found face, landmark picture, results."""
 
 import io
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ SIDE, TITLE = 256, 28
 
 
 def draw_sheet(rows: Sequence[tuple[np.ndarray, Sequence[GenerationResult]]], titles: Sequence[str]) -> Image.Image:
-    """Rows of a pose photo, HWC RGB uint8, and the results made from it, all painted at one size; `titles` stand over
-    the results."""
+    """Draw a row for each pose photo, HWC RGB uint8, and its results, which all have one size. `titles` are written
+    above the results."""
     panels = [_panels(photo, results) for photo, results in rows]
     widths = [max(row[i].width for row in panels) for i in range(len(panels[0]))]
     sheet = Image.new("RGB", (sum(widths), TITLE + SIDE * len(rows)), "white")
@@ -40,7 +40,7 @@ def mark_face(photo: np.ndarray, face: FaceReport) -> Image.Image:
 
 
 def landmark_picture(width: int, height: int, face: FaceReport, size: tuple[int, int]) -> Image.Image:
-    """The picture that IdentityNet saw, drawn again from the face report; `size` is the result's."""
+    """Draw IdentityNet's input again from the face report; `size` is the size of the result."""
     resized = resized_size(width, height)[1]
     scale = np.array([resized[0] / width, resized[1] / height])
     landmarks = (np.array(face.landmarks) * scale).astype(np.float32)

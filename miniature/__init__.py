@@ -5,5 +5,7 @@ import numpy.typing as npt
 
 SIZE = 128
 """Side of its pictures in pixels."""
+UNSEEN = 90_000
+"""People from this number on are strangers: no training uses them."""
 ImageArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""What stands behind the people: plain, gradient, texture, clutter and crops of scikit-image's photographs."""
+"""Backgrounds for drawn people: plain, gradient, texture, clutter and crops of scikit-image's photographs."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +37,7 @@ _FILES = (
 
 @lru_cache(maxsize=1)
 def photographs() -> tuple[ImageArray, ...]:
-    """scikit-image's own RGB pictures without people, less those kept for the detector's test.
+    """The RGB pictures of scikit-image that show no people and are not used to test the detector.
 
     Left out: astronaut, camera (people), coffee, rocket, brick (test pictures).
     """
@@ -54,7 +54,7 @@ def random_background(kind: str, width: int, height: int, rng: np.random.Generat
 
 
 def random_colour(rng: np.random.Generator) -> Colour:
-    """RGB in [0, 1], half of the time rather grey."""
+    """RGB in [0, 1]; half of the colours are nearly grey."""
     hue = rng.random(3)
     colour = hue if rng.random() < 0.5 else rng.random() + 0.2 * (hue - 0.5)
     red, green, blue = np.clip(colour, 0, 1)

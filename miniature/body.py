@@ -1,4 +1,4 @@
-"""What surrounds the face: ears, neck, clothes, long hair and glasses, as implicit shapes in head units."""
+"""The parts around the face: ears, neck, clothes, long hair and glasses, as implicit shapes in head units."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,10 @@ class Clothes:
     colour: Colour
 
 
-def lay(canvas: FloatArray, inside: FloatArray, colour: FloatArray | Colour, rays: Rays, softness: float = 0.0) -> None:
-    """Colour `canvas` where `inside` (a signed distance in head units) is positive."""
+def blend(
+    canvas: FloatArray, inside: FloatArray, colour: FloatArray | Colour, rays: Rays, softness: float = 0.0
+) -> None:
+    """Paint `colour` onto `canvas` where `inside` (a signed distance in head units) is positive."""
     mask = np.clip(inside / (softness + 1 / rays.scale) + 0.5, 0, 1)[..., None]
     canvas += mask * (np.asarray(colour, np.float32) - canvas)
 
@@ -43,8 +45,8 @@ def draw_behind(canvas: FloatArray, identity: Identity, rays: Rays, light: Light
     waves = 0.82 + 0.18 * np.sin(rays.u * 17 + 2.5 * np.sin(rays.v * 2.3))
     colour = (waves * shade)[..., None] * (np.array(hair.colour, np.float32) + 0.02)
     side = width * (1 + 0.06 * np.sin(rays.v * 2.1 + identity.age * 9)) - np.abs(rays.u)
-    lay(canvas, np.minimum(np.minimum(side, drop - rays.v), rays.v + 0.3), colour, rays, 0.12)
-    lay(canvas, oval(rays, (0, -0.15), (width, 1.45 * hair.volume)), colour, rays, 0.05)
+    blend(canvas, np.minimum(np.minimum(side, drop - rays.v), rays.v + 0.3), colour, rays, 0.12)
+    blend(canvas, oval(rays, (0, -0.15), (width, 1.45 * hair.volume)), colour, rays, 0.05)
 
 
 def draw_ears(canvas: FloatArray, identity: Identity, view: View, rays: Rays, light: Light) -> None:
@@ -52,8 +54,8 @@ def draw_ears(canvas: FloatArray, identity: Identity, view: View, rays: Rays, li
     for side in (-1, 1):
         u = side * (1.0 - 0.03) * float(np.cos(np.radians(view.pose.yaw))) - 0.15 * turned
         shade = light.ambient + (1 - light.ambient) * (0.75 if side * light.direction[0] > 0 else 0.25)
-        lay(canvas, oval(rays, (u, 0.02), (0.17, 0.30)), darker(identity.skin, shade), rays, 0.02)
-        lay(
+        blend(canvas, oval(rays, (u, 0.02), (0.17, 0.30)), darker(identity.skin, shade), rays, 0.02)
+        blend(
             canvas,
             oval(rays, (u + side * 0.02, 0.0), (0.09, 0.19)),
             darker(identity.skin, shade * 0.7),
@@ -70,7 +72,7 @@ def draw_body(canvas: FloatArray, identity: Identity, clothes: Clothes, rays: Ra
     shade = (light.ambient + (1 - light.ambient) * side) * below * 0.92
     neck = 0.60 + 0.10 * (identity.features.jaw > 0.05) + 0.25 * np.clip(rays.v - chin - 0.35, 0, 1) ** 2
     skin = shade[..., None] * np.array(identity.skin, np.float32)
-    lay(canvas, np.minimum(neck - np.abs(rays.u), rays.v - 0.5), skin, rays, 0.02)
+    blend(canvas, np.minimum(neck - np.abs(rays.u), rays.v - 0.5), skin, rays, 0.02)
     slope = chin + 0.52 + 0.10 * rays.u**2 + 0.12 * np.maximum(np.abs(rays.u) - 1.7, 0) ** 2 * 8
     folds = 0.9 + 0.1 * np.sin(rays.u * 5 + rays.v * 3) * np.sin(rays.v * 2.3 - rays.u)
     cloth_shade = (light.ambient + (1 - light.ambient) * side) * folds
@@ -85,22 +87,22 @@ def _draw_clothes(
     if clothes.kind == "striped":
         colour = np.where((np.sin(rays.v * 14) > 0.2)[..., None], colour, shade[..., None] * np.float32(0.92))
     if clothes.kind == "turtleneck":
-        lay(canvas, np.minimum(0.74 - np.abs(rays.u), rays.v - chin - 0.12), colour, rays, 0.02)
+        blend(canvas, np.minimum(0.74 - np.abs(rays.u), rays.v - chin - 0.12), colour, rays, 0.02)
     if clothes.kind == "suit":
-        lay(canvas, inside, shade[..., None] * np.ones(3, np.float32) * 0.95, rays)
+        blend(canvas, inside, shade[..., None] * np.ones(3, np.float32) * 0.95, rays)
         tie = np.minimum(0.10 + 0.05 * (rays.v - chin) - np.abs(rays.u), rays.v - chin - 0.6)
-        lay(canvas, tie, colour[..., ::-1] * 0.8, rays)
+        blend(canvas, tie, colour[..., ::-1] * 0.8, rays)
         inside = np.minimum(inside, np.abs(rays.u) - 0.62 + 0.28 * (rays.v - chin - 0.4))
     depth = {"v-neck": chin + 1.25 - 1.6 * np.abs(rays.u), "crew neck": chin + 0.72 - 0.5 * rays.u**2}.get(clothes.kind)
     if depth is not None:
         inside = np.minimum(inside, rays.v - depth)
-        lay(
+        blend(
             canvas,
             np.minimum(depth + 0.03 - rays.v, 0.75 - np.abs(rays.u) - 2 * (rays.v < chin)),
             canvas.copy(),
             rays,
         )
-    lay(canvas, inside, colour, rays, 0.02)
+    blend(canvas, inside, colour, rays, 0.02)
 
 
 def draw_glasses(canvas: FloatArray, identity: Identity, view: View, origin: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Training pictures for the detector: none to several faces, drawn or photographed, on any background."""
+"""Training pictures for the detector: they show any number of faces, drawn or photographed, on any background."""
 
 from dataclasses import dataclass, replace
 
@@ -9,9 +9,9 @@ from miniature import FloatArray, ImageArray
 from miniature.backgrounds import BACKGROUNDS, random_background
 from miniature.distractors import add_distractor
 from miniature.head import Pose, View
+from miniature.lfw_faces import paste_face
 from miniature.painter import draw_person, random_appearance
 from miniature.people import random_identity
-from miniature.photographed import paste_face
 from miniature.styles import STYLES, apply_style, degrade
 
 SIDE = 320
@@ -27,7 +27,7 @@ class Crowd:
 
 
 def draw_crowd(seed: int) -> Crowd:
-    """Picture number `seed`; three in ten of them show no face."""
+    """Draw picture number `seed`. Three pictures in ten show no face."""
     rng = np.random.default_rng([seed, 0xC0])
     picture = random_background(str(rng.choice(BACKGROUNDS, p=(0.1, 0.1, 0.15, 0.2, 0.45))), SIDE, SIDE, rng)
     for _ in range(int(rng.choice((0, 1, 2, 4), p=(0.4, 0.2, 0.2, 0.2)))):
@@ -35,7 +35,7 @@ def draw_crowd(seed: int) -> Crowd:
     faces: list[FloatArray] = []
     wanted = int(rng.choice((0, 1, 2, 3, 5), p=(0.30, 0.34, 0.18, 0.11, 0.07)))
     for _ in range(wanted):
-        face = _place(picture, faces, rng)
+        face = _add_face(picture, faces, rng)
         if face is not None:
             faces.append(face)
     if rng.random() < 0.12:
@@ -45,7 +45,7 @@ def draw_crowd(seed: int) -> Crowd:
 
 
 def draw_faceless(seed: int) -> ImageArray:
-    """A `[320, 320, 3]` uint8 RGB picture full of what looks like a face and is none."""
+    """Draw a `[320, 320, 3]` uint8 RGB picture that is full of things that resemble faces."""
     rng = np.random.default_rng([seed, 0xFACE])
     picture = random_background(str(rng.choice(BACKGROUNDS, p=(0.05, 0.05, 0.1, 0.2, 0.6))), SIDE, SIDE, rng)
     for _ in range(int(rng.integers(0, 8))):
@@ -53,13 +53,13 @@ def draw_faceless(seed: int) -> ImageArray:
     return degrade(picture, rng)
 
 
-def _place(picture: ImageArray, faces: list[FloatArray], rng: np.random.Generator) -> FloatArray | None:
+def _add_face(picture: ImageArray, faces: list[FloatArray], rng: np.random.Generator) -> FloatArray | None:
     scale = float(np.exp(rng.uniform(np.log(4.0), np.log(140.0))))
     centre = rng.uniform(0, SIDE, 2)
     if scale > 50:
         centre = rng.uniform(0.3 * SIDE, 0.7 * SIDE, 2)
     reach = np.array((-1.3, -1.7, 1.3, 1.7)) * scale + np.tile(centre, 2)
-    if any(_touch(reach, face[:4]) for face in faces):
+    if any(_overlap(reach, face[:4]) for face in faces):
         return None
     identity = random_identity(int(rng.integers(2**31)))
     appearance = random_appearance(rng, 55.0)
@@ -79,7 +79,7 @@ def _place(picture: ImageArray, faces: list[FloatArray], rng: np.random.Generato
     return _row(box, landmarks, 0.3)
 
 
-def _touch(first: npt.NDArray, second: npt.NDArray) -> bool:
+def _overlap(first: npt.NDArray, second: npt.NDArray) -> bool:
     return bool((np.minimum(first[2:], second[2:]) > np.maximum(first[:2], second[:2])).all())
 
 

@@ -20,7 +20,7 @@ class ConvNorm(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions around a shortcut; PReLU-free so that BatchNorm folds away."""
+    """Two 3x3 convolutions and a shortcut, with ReLU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Residual(nn.Module):
 
 
 class Detector(nn.Module):
-    """About 0.8 million weights and 1.2 GMAC at 640x640."""
+    """It has about 0.8 million weights and takes 1.2 GMAC at 640x640."""
 
     def __init__(self, widths: tuple[int, int, int, int, int] = (16, 24, 40, 72, 96), neck: int = 48) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Detector(nn.Module):
                 heads[level].load_state_dict(state)
 
     def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The nine head maps `[n, anchors of a cell * k, H / stride, W / stride]` behind `forward`'s outputs."""
+        """The nine head maps `[n, anchors of a cell * k, H / stride, W / stride]` that `forward` reshapes."""
         features = self.stem(images)
         laterals = []
         for stage, lateral in zip(self.stages, self.lateral, strict=True):
@@ -74,10 +74,11 @@ class Detector(nn.Module):
         return tuple(head[i](tower) for head in heads for i, tower in enumerate(towers))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """`[n, 3, H, W]` RGB, `(x - 127.5) / 128`, sides multiples of 32, to nine `[n, anchors, k]` tensors.
+        """Nine tensors `[n, anchors, k]` for `[n, 3, H, W]` RGB, `(x - 127.5) / 128`, with sides divisible by 32.
 
-        Score logits (k = 1) for strides 8, 16, 32; then left, top, right, bottom distances (k = 4) and landmark
-        offsets (k = 10), both in strides from the anchor's centre. Cells row by row, two anchors in each.
+        First the score logits (k = 1) for strides 8, 16, 32, then the distances to left, top, right and bottom (k = 4)
+        and the landmark offsets (k = 10), both in strides from the anchor's centre. Cells are in row order, with two
+        anchors each.
         """
         maps = zip(self.maps(images), WIDTHS, strict=True)
         return tuple(cells.permute(0, 2, 3, 1).reshape(len(images), -1, width) for cells, width in maps)

@@ -26,7 +26,7 @@ class Anchors:
 
 
 def assign(anchors: Anchors, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """The face of each anchor `[a]` (-1: background, -2: ignored) for `faces` `[n, 15]`, and its closeness `[a]`.
+    """The index `[a]` of each anchor's face in `faces` `[n, 15]` (-1: background, -2: ignored), and its cost `[a]`.
 
     An anchor is positive when its size is within a factor of 1.6 of the face's and its centre lies in the middle
     of the box; a shell around both conditions is ignored.
@@ -49,7 +49,7 @@ def assign(anchors: Anchors, faces: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def detection_loss(outputs: tuple[Tensor, ...], faces: list[Tensor], anchors: Anchors) -> dict[str, Tensor]:
-    """Focal loss for scores, 1 - GIoU for boxes, smooth L1 for landmarks, each a mean over positive anchors.
+    """Focal loss of scores, 1 - GIoU of boxes, smooth L1 of landmarks, each averaged over the positive anchors.
 
     `outputs` are `Detector.forward`'s; `faces` hold for each picture `[n, 15]`: box, landmarks, landmark weight.
     """

@@ -1,4 +1,4 @@
-"""Batches for the detector's training: crowds, faceless pictures that mislead it, near faces."""
+"""Batches for the detector's training: crowds, hard negatives, and portraits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +14,15 @@ from tqdm import tqdm
 from miniature.album import draw_page
 from miniature.crowds import MOST_FACES, SIDE, draw_crowd, draw_faceless
 from miniature.detector import INPUT_MEAN, INPUT_STD, Detector
-from miniature.drawing import draw_all, keep_arrays
+from miniature.drawing import cached_arrays, draw_all
 from miniature.people import random_identity
 
 CROP = 256
 HARD_SHARE = 0.3
 NEAR, NEAR_CROP = (448, 704), 448
-"""Portraits are enlarged to sides between these: so large are faces in a photo fitted to 640."""
+"""Portraits are enlarged to sides in this range, to the size that faces have in a portrait photo fitted to 640."""
 Batch = tuple[Tensor, list[Tensor]]
-"""Images `[n, 3, side, side]` as the detector takes them, and the faces `[f, 15]` of each."""
+"""Images `[n, 3, side, side]` in the detector's input range, and the faces `[f, 15]` of each."""
 
 
 class Pool(NamedTuple):
@@ -33,7 +33,7 @@ class Pool(NamedTuple):
 
 
 def make_crowds(folder: Path, size: int) -> Pool:
-    """So many pictures with no face to several."""
+    """Draw `size` crowds, or read them from `folder` if they are there."""
 
     def draw() -> dict[str, npt.NDArray]:
         faces = np.full((size, MOST_FACES, 15), np.nan, np.float32)
@@ -42,29 +42,29 @@ def make_crowds(folder: Path, size: int) -> Pool:
             rows[: len(crowd.faces)] = crowd.faces
         return {"pictures": np.stack([crowd.picture for crowd in crowds]), "faces": faces}
 
-    return Pool(**keep_arrays(folder / f"crowds-{size}.npz", draw))
+    return Pool(**cached_arrays(folder / f"crowds-{size}.npz", draw))
 
 
 def hard_negatives(folder: Path, detector: Detector, drawn: int) -> Pool:
-    """Of `drawn` faceless pictures the quarter in which `detector` is surest of a face."""
+    """The quarter of `drawn` faceless pictures with the highest scores of `detector`."""
 
     def draw() -> dict[str, npt.NDArray]:
         pictures = np.stack(list(draw_all(draw_faceless, range(drawn), "faceless pictures")))
-        best = [_surest(detector, picture) for picture in tqdm(pictures, "hard negatives")]
+        best = [_highest_score(detector, picture) for picture in tqdm(pictures, "hard negatives")]
         chosen = pictures[np.argsort(best)[::-1][: drawn // 4]]
         return {"pictures": chosen, "faces": np.full((len(chosen), MOST_FACES, 15), np.nan, np.float32)}
 
-    return Pool(**keep_arrays(folder / f"hard-{drawn}.npz", draw))
+    return Pool(**cached_arrays(folder / f"hard-{drawn}.npz", draw))
 
 
 def make_portraits(folder: Path, size: int) -> Pool:
-    """So many pictures with one near face each, as the album shows them."""
+    """Draw `size` pictures with one large face each, like the album's pages."""
 
     def draw() -> dict[str, npt.NDArray]:
         pictures, faces = zip(*draw_all(_draw_portrait, range(size), "portraits"), strict=True)
         return {"pictures": np.stack(pictures), "faces": np.stack(faces)}
 
-    return Pool(**keep_arrays(folder / f"portraits-{size}.npz", draw))
+    return Pool(**cached_arrays(folder / f"portraits-{size}.npz", draw))
 
 
 def _draw_portrait(seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
@@ -73,13 +73,13 @@ def _draw_portrait(seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.flo
 
 
 @torch.inference_mode()
-def _surest(detector: Detector, picture: npt.NDArray[np.uint8]) -> float:
+def _highest_score(detector: Detector, picture: npt.NDArray[np.uint8]) -> float:
     image = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() - INPUT_MEAN) / INPUT_STD
     return float(torch.cat(detector.eval()(image)[:3], 1).max())
 
 
 def crowds_of(pools: Sequence[Pool], step: int, size: int) -> Batch:
-    """Batch number `step` of the first pool, `[size, 3, 256, 256]`; three in ten pictures are of the last pool."""
+    """Batch number `step`, `[size, 3, 256, 256]`: seven pictures in ten from the first pool, three from the last."""
     rng = np.random.default_rng([step, 0xBA])
 
     def draw() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
@@ -91,7 +91,7 @@ def crowds_of(pools: Sequence[Pool], step: int, size: int) -> Batch:
 
 
 def portraits_of(pool: Pool, step: int, size: int) -> Batch:
-    """Batch number `step` of portraits, `[size, 3, 448, 448]`; some are blurred as pictures of 128 pixels are."""
+    """Batch number `step`, `[size, 3, 448, 448]`. Half of the portraits are enlarged from 128 pixels."""
     rng = np.random.default_rng([step, 0xBB])
 
     def draw() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
@@ -134,7 +134,7 @@ def _vary(
 
 
 def mirrored(rows: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
-    """Faces `[n, 15]` of the mirrored picture; left and right landmarks change places."""
+    """Faces `[n, 15]` of the mirrored picture, with left and right landmarks exchanged."""
     result = rows.copy()
     result[:, [0, 2]] = width - 1 - rows[:, [2, 0]]
     points = rows[:, 4:14].reshape(-1, 5, 2)[:, [1, 0, 2, 4, 3]]

@@ -1,4 +1,4 @@
-"""What a face detector takes for a face and should not: balls, cups, heads from behind, scrambled faces."""
+"""Things that a face detector must not take for faces: balls, cups, heads from behind, scrambled faces."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from miniature.styles import to_bytes
 
 
 def add_distractor(picture: ImageArray, rng: np.random.Generator) -> None:
-    """Draw one faceless thing somewhere into the `[h, w, 3]` uint8 RGB picture (changed in place)."""
+    """Draw one thing without a face anywhere into the `[h, w, 3]` uint8 RGB picture (changed in place)."""
     kinds = (_ball, _ball, _cup, _head_from_behind, _scrambled_face, _patch)
     kinds[int(rng.integers(len(kinds)))](picture, rng)
 
@@ -98,16 +98,16 @@ def _scrambled_face(picture: ImageArray, rng: np.random.Generator) -> None:
     draw_person(face, identity, random_appearance(rng), View((1.5 * tile, 1.4 * tile), 1.2 * tile, Pose()))
     tiles = [face[r : r + tile, c : c + tile] for r in range(0, 3 * tile, tile) for c in range(0, 3 * tile, tile)]
     mixed = [np.rot90(tiles[i], int(rng.integers(4))) for i in rng.permutation(9)]
-    _lay(picture, np.vstack([np.hstack(mixed[row : row + 3]) for row in (0, 3, 6)]), rng)
+    _paste(picture, np.vstack([np.hstack(mixed[row : row + 3]) for row in (0, 3, 6)]), rng)
 
 
 def _patch(picture: ImageArray, rng: np.random.Generator) -> None:
     side = max(4, int(2 * _size(rng)))
     patch = random_background("photo", side, max(4, int(side * rng.uniform(0.5, 2))), rng)
-    _lay(picture, np.rot90(patch, int(rng.integers(4))), rng)
+    _paste(picture, np.rot90(patch, int(rng.integers(4))), rng)
 
 
-def _lay(picture: ImageArray, patch: ImageArray, rng: np.random.Generator) -> None:
+def _paste(picture: ImageArray, patch: ImageArray, rng: np.random.Generator) -> None:
     height, width = (min(pair) for pair in zip(patch.shape[:2], picture.shape[:2], strict=True))
     y, x = int(rng.integers(picture.shape[0] - height + 1)), int(rng.integers(picture.shape[1] - width + 1))
     mask = np.full((height, width), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""Many pictures: drawn in processes of their own, kept on disk, sent as PNG."""
+"""Draws many pictures in parallel, caches arrays on disk, encodes pictures as PNG."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +19,13 @@ Drawn = TypeVar("Drawn")
 
 
 def draw_all(draw: Callable[[int], Drawn], seeds: range, title: str) -> Iterator[Drawn]:
-    """What `draw` gives for each seed, in order, with a progress bar; one process for each core."""
+    """Yield what `draw` returns for each seed, in order, with a progress bar. Uses one process for each core."""
     with ProcessPoolExecutor(None, get_context("spawn"), cv2.setNumThreads, (1,)) as executor:
         yield from tqdm(executor.map(draw, seeds, chunksize=8), title, len(seeds), mininterval=5)
 
 
-def keep_arrays(path: Path, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays in the file `path`, which is written with what `make` gives if it does not exist."""
+def cached_arrays(path: Path, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """Read the arrays of the file `path`; if it does not exist, write what `make` returns to it first."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".part").open("wb") as file:

@@ -1,4 +1,4 @@
-"""The miniature detector and recogniser as ONNX files of the published files' form."""
+"""Writes the miniature detector and recogniser as ONNX files in the form of the published ones."""
 
 import warnings
 from pathlib import Path
@@ -22,9 +22,9 @@ Model = TypeVar("Model", bound=nn.Module)
 def write_detector(path: Path, weights: Path = DATA / "detector.safetensors") -> None:
     """Write the detector in the form of `scrfd_10g_bnkps.onnx`.
 
-    Input `input.1` float32 `[1, 3, H, W]`, RGB, `(x - 127.5) / 128`, H and W multiples of 32. Nine outputs, each
-    kind for strides 8, 16, 32: scores `[anchors, 1]` in [0, 1], then distances `[anchors, 4]` to left, top, right
-    and bottom, then landmark offsets `[anchors, 10]`, both in strides from the anchor's centre.
+    The input `input.1` is float32 `[1, 3, H, W]`, RGB, `(x - 127.5) / 128`, with H and W divisible by 32. The nine
+    outputs are, for strides 8, 16, 32 each, scores `[anchors, 1]` in [0, 1], then distances `[anchors, 4]` to left,
+    top, right and bottom, then landmark offsets `[anchors, 10]`, both in strides from the anchor's centre.
     """
     names = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in (8, 16, 32)]
     rows = {name: {0: f"anchors_{name.split('_')[1]}"} for name in names}
@@ -36,7 +36,8 @@ def write_detector(path: Path, weights: Path = DATA / "detector.safetensors") ->
 def write_recogniser(path: Path, weights: Path = DATA / "recogniser.safetensors") -> None:
     """Write the recogniser in ArcFace's form.
 
-    Input `input.1` float32 `[n, 3, 112, 112]`, RGB, `(x - 127.5) / 127.5`; output `embedding` `[n, 512]`, raw.
+    The input `input.1` is float32 `[n, 3, 112, 112]`, RGB, `(x - 127.5) / 127.5`; the output `embedding` is `[n, 512]`,
+    not normalised.
     """
     model = loaded(Recogniser(), weights)
     axes = {"input.1": {0: "batch"}, "embedding": {0: "batch"}}
@@ -45,12 +46,12 @@ def write_recogniser(path: Path, weights: Path = DATA / "recogniser.safetensors"
 
 
 def loaded(model: Model, weights: Path) -> Model:
-    """The model in evaluation mode with these float16 weights as float32, BatchNorm folded into convolutions."""
+    """Load float16 weights as float32, switch to evaluation mode and fold BatchNorm into the convolutions."""
     return fold_norms(load_float16(model, weights).eval())
 
 
 def fold_norms(model: Model) -> Model:
-    """Fold each BatchNorm behind a layer in a `Sequential` into that layer; changes and returns the model."""
+    """Fold each BatchNorm that follows a layer in a `Sequential` into that layer; changes and returns the model."""
     for module in model.modules():
         if isinstance(module, nn.Sequential):
             for index in range(len(module) - 1):
@@ -63,7 +64,7 @@ def fold_norms(model: Model) -> Model:
 
 
 def _fix_widths(path: Path, widths: tuple[int, ...]) -> None:
-    """Say in the file how wide each output is, which the exporter leaves open behind a reshape."""
+    """Write the width of each output into the file; the exporter leaves it open after a reshape."""
     model = onnx.load(path)
     for output, width in zip(model.graph.output, widths, strict=True):
         output.type.tensor_type.shape.dim[1].dim_value = width
@@ -74,7 +75,7 @@ def _fix_widths(path: Path, widths: tuple[int, ...]) -> None:
 def export_onnx(
     model: nn.Module, example: Tensor, path: Path, outputs: list[str], axes: dict[str, dict[int, str]]
 ) -> None:
-    """Write the model with the input `input.1`, as the published files call it; `axes` names those that vary."""
+    """Write the model with the input `input.1`, named as in the published files; `axes` names the dynamic axes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         torch.onnx.export(

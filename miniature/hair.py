@@ -1,4 +1,4 @@
-"""The hair that grows on a head: a larger skull, masked by the hairline."""
+"""Hair on a head: a larger skull, masked by the hairline."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from miniature.people import Identity
 
 
 def draw_hair(canvas: FloatArray, identity: Identity, rays: Rays, light: Light) -> None:
-    """Lay the hair that grows on the skull over `canvas`; long hair's length is `body.draw_behind`'s."""
+    """Paint the hair on the skull onto `canvas`; `body.draw_behind` paints long hair that hangs down."""
     hair = identity.hair
     if hair.style == "bald":
         return
@@ -38,7 +38,7 @@ def _strands(points: FloatArray, style: str, rng: np.random.Generator) -> FloatA
 
 
 def _hair_field(identity: Identity, points: FloatArray, strands: FloatArray) -> FloatArray:
-    """Positive where hair grows: above the hairline in front, behind the cheeks at the sides."""
+    """A field that is positive where hair grows: above the hairline in front, behind the cheeks at the sides."""
     hair = identity.hair
     x, y, z = points
     line = hair.line + 0.38 * x**2 + 0.16 * (strands - 0.5)

@@ -34,7 +34,7 @@ class Light:
 
 @dataclass(frozen=True)
 class View:
-    """Where a head stands in the picture: `centre` (x, y) and half the face's width, both in pixels."""
+    """Position of a head in the picture: `centre` (x, y) and `scale`, half the face's width, both in pixels."""
 
     centre: tuple[float, float]
     scale: float
@@ -71,7 +71,7 @@ def cast_rays(view: View, x0: int, y0: int, width: int, height: int) -> Rays:
 
 
 def jaw_width(identity: Identity, v: npt.ArrayLike) -> FloatArray:
-    """How much wider than the ellipse the head is at upright height `v`."""
+    """Width of the head relative to the ellipse at upright height `v`."""
     height = np.asarray(v, np.float32) / identity.features.face_length
     return np.asarray(1 + identity.features.jaw * np.exp(-(((height - 0.72) / 0.28) ** 2)), np.float32)
 
@@ -110,7 +110,7 @@ def skull_depth(identity: Identity, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.N
 
 
 def draw_face(canvas: FloatArray, identity: Identity, expression: Expression, rays: Rays, light: Light) -> None:
-    """Lay the face over `canvas`, the `[h, w, 3]` RGB float window that the rays were cast through."""
+    """Paint the face onto `canvas`, the `[h, w, 3]` RGB float window that the rays were cast through."""
     points, coverage = hit_skull(identity, rays, 1.0)
     plane = paint_face(identity, expression, int(np.clip(rays.scale * 1.1, 24, 110)))
     x, y = _parallax(points, plane, rays.rotation)
@@ -194,7 +194,7 @@ def landmarks(identity: Identity, expression: Expression, view: View) -> npt.NDA
 
 
 def face_box(identity: Identity, view: View) -> npt.NDArray[np.float32]:
-    """Tight box (x0, y0, x1, y1) in pixels: visible forehead to chin, ear to ear as far as seen."""
+    """Tight box (x0, y0, x1, y1) in pixels of what is visible from forehead to chin and from ear to ear."""
     top = max(-1.0, min(identity.hair.line, -0.6)) if identity.hair.style != "bald" else -1.0
     y, angle = np.meshgrid(np.linspace(top, identity.features.face_length, 24), np.linspace(-1.6, 1.6, 33))
     ring = np.sqrt(np.maximum(1 - (y / identity.features.face_length) ** 2, 0))

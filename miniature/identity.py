@@ -1,4 +1,4 @@
-"""IdentityNet and adapter around the miniature's frozen base, as InstantID is trained (arXiv 2401.07519)."""
+"""The miniature's frozen base with IdentityNet and adapter, as InstantID is trained (arXiv 2401.07519)."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from instantid.models.sdxl import attention
-from instantid.models.sdxl.attention import FaceAttention, KeysValues
+from instantid.models.sdxl.attention import FaceAttention, Projections
 from instantid.models.sdxl.resampler import Resampler
 from miniature.latents import time_ids
 from miniature.networks import make_identitynet, resampler_shapes
@@ -15,7 +15,7 @@ from miniature.trained import SIZES, load_base
 
 
 class Adapter(nn.Module):
-    """The file `ip-adapter.bin` as a module: the resampler, and a key and a value layer for each cross attention."""
+    """The contents of `ip-adapter.bin`: the resampler, and a key and a value layer for each cross attention."""
 
     def __init__(self, layers: list[Any], scale: float) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Adapter(nn.Module):
         self.heads = [layer.heads for layer in layers]
 
     def published(self) -> dict[str, dict[str, Tensor]]:
-        """What `ip-adapter.bin` holds."""
+        """The tensors as `ip-adapter.bin` holds them."""
         pairs = zip(self.keys, self.values, strict=True)
         return {
             "image_proj": self.image_proj.state_dict(),
@@ -38,7 +38,7 @@ class Adapter(nn.Module):
 
 
 def _untrained_resampler(scale: float) -> dict[str, Tensor]:
-    """Norms that change nothing and random matrices; `scale` is the usual size of one number of a raw embedding."""
+    """Identity norms and random matrices; `scale` is the standard deviation of the numbers of raw embeddings."""
     tensors = {}
     for name, shape in resampler_shapes(SIZES).items():
         if len(shape) == 1:
@@ -55,14 +55,17 @@ def _copied(layer: Any) -> nn.Linear:
 
 
 class InstantID:
-    """Base and identity parts together, as the serving code joins them. The base is the one whose checkpoint is in
-    `work`, else the one that ships; `scale` is the usual size of one number of an embedding."""
+    """Base, IdentityNet and adapter, joined as in the serving code.
+
+    The base is the one whose checkpoint is in `work`, or else the one that ships. `scale` is the standard deviation of
+    the numbers of raw embeddings.
+    """
 
     def __init__(self, work: Path, scale: float, device: str) -> None:
         self.device = device
         self.unet, self.encoders = load_base(work / "base.pt")
         self.identitynet = make_identitynet(SIZES).to(device)
-        _start_from(self.identitynet, self.unet)
+        _copy_encoder(self.identitynet, self.unet)
         for module in (self.unet, *self.encoders):
             module.to(device).requires_grad_(False)
         self.layers = attention.install(self.unet)
@@ -78,41 +81,38 @@ class InstantID:
         landmarks: Tensor,
         scales: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """`faces` are embeddings for the adapter and for IdentityNet, `scales` `[n, 1, 1, 1]` are `ip_adapter_scale`
-        and `controlnet_conditioning_scale`."""
+        """Predict velocities. `faces` are the embeddings for adapter and IdentityNet, `scales` `[n, 1, 1, 1]` are
+        `ip_adapter_scale` and `controlnet_conditioning_scale`."""
         tokens, pooled = text
         added = {"text_embeds": pooled, "time_ids": time_ids(len(latents), self.device)}
-        face_tokens, told = (self.adapter.image_proj(face) for face in faces)
+        face_tokens, identity_tokens = (self.adapter.image_proj(face) for face in faces)
         down, middle = self.identitynet(
             latents,
             timesteps,
-            told,
+            identity_tokens,
             controlnet_cond=landmarks,
             added_cond_kwargs=added,
-            cross_attention_kwargs={"context": _project(told, self.identity_layers)},
+            cross_attention_kwargs={"context": Projections.of(self.identity_layers).project(identity_tokens)},
             return_dict=False,
         )
         adapter = self.adapter
-        face = attention.project(face_tokens, list(adapter.keys), list(adapter.values), adapter.heads)
+        face = Projections(list(adapter.keys), list(adapter.values), adapter.heads).project(face_tokens)
         predicted: Tensor = self.unet(
             latents,
             timesteps,
             tokens,
             added_cond_kwargs=added,
-            cross_attention_kwargs={"context": _project(tokens, self.layers), "face": FaceAttention(scales[0], face)},
+            cross_attention_kwargs={
+                "context": Projections.of(self.layers).project(tokens),
+                "face": FaceAttention(scales[0], face),
+            },
             down_block_additional_residuals=[scales[1] * each for each in down],
             mid_block_additional_residual=scales[1] * middle,
         ).sample
         return predicted
 
 
-def _project(tokens: Tensor, layers: list[Any]) -> KeysValues:
-    return attention.project(
-        tokens, [layer.to_k for layer in layers], [layer.to_v for layer in layers], [layer.heads for layer in layers]
-    )
-
-
-def _start_from(identitynet: Any, unet: Any) -> None:
-    """IdentityNet begins as a copy of the UNet's encoder; its output convolutions begin at zero."""
+def _copy_encoder(identitynet: Any, unet: Any) -> None:
+    """Copy the UNet's encoder into IdentityNet, whose output convolutions start at zero."""
     for part in ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block"):
         getattr(identitynet, part).load_state_dict(getattr(unet, part).state_dict())

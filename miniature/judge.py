@@ -1,4 +1,4 @@
-"""What is in a painted picture: whose face (the miniature's own recogniser), where it is, and before which place."""
+"""Judges painted pictures: whose face they show (by the miniature's recogniser), where it is, and at which place."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from instantid.contract import CANVAS
 from miniature import FloatArray, ImageArray
 from miniature.scenery import SCENERY, draw_scenery
 
-CANVAS = 1280
 BORDER, BANDS = 0.09, 8
-"""Part of the side on the left and on the right that shows the place, and how many bands of the upper half."""
+"""Width of the left and right borders that show the place, in sides, and number of bands in their upper half."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class DetectedFace:
     """The largest face: landmarks `[5, 2]` in pixels, and the embedding `[512]` of length 1."""
 
     landmarks: FloatArray
@@ -24,21 +24,21 @@ class Seen:
 
 class Judge:
     def __init__(self, face_graph: Path) -> None:
-        """`face_graph` is a set's `face_analysis.onnx`."""
+        """`face_graph` is the file `face_analysis.onnx` of a set."""
         self.session = onnxruntime.InferenceSession(str(face_graph), providers=["CPUExecutionProvider"])
         self.places = np.stack([_average_border(name) for name in SCENERY])
 
-    def look(self, picture: ImageArray) -> Seen | None:
-        """At `[h, w, 3]` uint8 RGB; None where no face is found."""
+    def largest_face(self, picture: ImageArray) -> DetectedFace | None:
+        """The largest face of a `[h, w, 3]` uint8 RGB picture; None if no face is found."""
         boxes, landmarks, embeddings = self._run(picture, "boxes", "landmarks", "embeddings")
         if not len(boxes):
             return None
         largest = np.argmax((boxes[:, 2:] - boxes[:, :2]).prod(1))
         embedding = embeddings[largest]
-        return Seen(landmarks[largest], embedding / np.linalg.norm(embedding))
+        return DetectedFace(landmarks[largest], embedding / np.linalg.norm(embedding))
 
     def detect(self, picture: ImageArray) -> FloatArray:
-        """All boxes `[n, 4]` at the served threshold, in pixels."""
+        """All boxes `[n, 4]` in pixels, at the served threshold."""
         return self._run(picture, "boxes")[0]
 
     def _run(self, picture: ImageArray, *outputs: str) -> list[FloatArray]:
@@ -50,12 +50,12 @@ class Judge:
         return answers
 
     def place(self, picture: ImageArray) -> str:
-        """The one of `SCENERY` whose colours down the left and right border, above the shoulders, are nearest."""
+        """The place of SCENERY with the nearest colours in the left and right borders, above the shoulders."""
         return SCENERY[int(np.linalg.norm(self.places - _border(picture), axis=-1).mean(-1).argmin())]
 
 
 def auc(same: FloatArray, different: FloatArray) -> float:
-    """Chance that a pair of one person is closer than a pair of two people."""
+    """Area under the ROC curve: the probability that a cosine of one person exceeds a cosine of two people."""
     return float((same[:, None] > different[None]).mean())
 
 

@@ -1,4 +1,4 @@
-"""What the second and third training share: encoded album, captions, noise."""
+"""What the trainings of base and identity share: the encoded album, captions, noise, and a sampler."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from miniature import SIZE
 from miniature.album import Album, make_album
 from miniature.tokenizer import make_tokenizer
 from miniature.trained import SIZES, VELOCITY_SCHEDULER, load_vae
-from miniature.training import first_alone
+from miniature.training import main_process_first
 
-NOBODY, EMPTY = "a person", ""
+Tensors = tuple[Tensor, ...]
 
 
 @dataclass
 class Encoded:
-    """The album behind the networks: `latents` `[people, pages, c, 16, 16]`, white: each channel has mean 0 and
-    standard deviation 1, and none tells of another."""
+    """The album and its latents `[people, pages, c, 16, 16]`. They are white: each channel has mean 0 and standard
+    deviation 1, and the channels are uncorrelated."""
 
     album: Album
     vae: Any
@@ -31,18 +31,19 @@ class Encoded:
 
 
 def encode_album(work: Path, people: int, device: str) -> Encoded:
-    """By the VAE whose checkpoint is in `work`, whitened, else by the one that ships; kept in `work`."""
+    """Encode by the VAE whose checkpoint is in `work`, or else by the one that ships; cache the latents in `work`."""
     vae = load_vae(work / "vae.pt").to(device)
-    with first_alone():
+    with main_process_first():
         album = make_album(work, people)
-        kept = keep(work / f"latents-{people}.pt", (vae,), lambda: (_encode(vae, album.pictures, device),))[0]
+    kept = cached_tensors(work / f"latents-{people}.pt", (vae,), lambda: (_encode(vae, album.pictures, device),))[0]
     mean, matrix = moments(kept)
     whiten(vae, mean.to(device), matrix.to(device))
     return Encoded(album, vae, torch.einsum("cd,npdhw->npchw", matrix, kept.float() - mean.view(-1, 1, 1)))
 
 
-def keep(path: Path, models: Sequence[nn.Module], make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What `make` gives, or what it gave before with these models."""
+@main_process_first()
+def cached_tensors(path: Path, models: Sequence[nn.Module], make: Callable[[], Tensors]) -> Tensors:
+    """What `make` returns. The file `path` caches it until the weights of `models` change."""
     stamp = [float(next(model.parameters()).detach().sum()) for model in models]
     kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
     if kept.get("stamp") != stamp:
@@ -52,7 +53,7 @@ def keep(path: Path, models: Sequence[nn.Module], make: Callable[[], tuple[Tenso
 
 
 def moments(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean `[c]` of the channels and the matrix `[c, c]` that makes them white with the least change."""
+    """Mean `[c]` of the channels, and the matrix `[c, c]` that whitens them with the smallest change."""
     rows = latents.float().flatten(0, 1).permute(0, 2, 3, 1).flatten(0, 2)
     values, vectors = torch.linalg.eigh(rows.T.cov().double())
     return rows.mean(0), ((vectors * values.rsqrt()) @ vectors.T).float()
@@ -60,9 +61,9 @@ def moments(latents: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def whiten(vae: Any, mean: Tensor, matrix: Tensor) -> None:
-    """Change the VAE's two 1x1 convolutions at its latents so that these are `matrix @ (latent - mean)`.
+    """Change the VAE's two 1x1 convolutions so that it encodes to `matrix @ (latent - mean)` and decodes from it.
 
-    Their spread, which encoding does not use here, stays as it is in number.
+    The predicted variance, which is not used here, keeps its numbers.
     """
     into, back, channels = vae.quant_conv, vae.post_quant_conv, len(mean)
     into.weight[:channels] = torch.einsum("cd,dehw->cehw", matrix, into.weight[:channels])
@@ -83,7 +84,7 @@ def _encode(vae: Any, pictures: np.ndarray, device: str) -> Tensor:
 
 
 class Captions:
-    """Token ids of captions, `[n, 77]`."""
+    """Converts captions to token ids `[n, 77]`."""
 
     def __init__(self) -> None:
         self.tokenizer = make_tokenizer()
@@ -95,7 +96,7 @@ class Captions:
 
 
 def encode_text(encoders: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """SDXL's encoding: the penultimate states side by side, and the second encoder's pooled output."""
+    """SDXL's encoding: the concatenated penultimate states, and the second encoder's pooled output."""
     outputs = [encoder(ids, output_hidden_states=True) for encoder in encoders]
     return torch.cat([output.hidden_states[-2] for output in outputs], -1), outputs[-1].text_embeds
 
@@ -104,36 +105,37 @@ def time_ids(rows: int, device: str) -> Tensor:
     return torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32, device=device).expand(rows, -1)
 
 
-NOISY = (600, 1000)
-"""Timesteps at which it is decided where things are and who it is."""
+HIGH_NOISE = (600, 1000)
+"""Timesteps at which a picture's composition and its person are decided."""
 
 
 class Noise:
-    """Noised latents and their velocities, and the loss: in terms of the clean latents, weighted by the signal-to-noise
-    ratio plus 1, up to 6 (after arXiv 2303.09556)."""
+    """Adds noise, and computes the loss of predicted velocities: the error of the clean latents, weighted by the
+    signal-to-noise ratio plus 1, at most 6 (after arXiv 2303.09556)."""
 
-    def __init__(self, device: str, noisy: float = 0.0) -> None:
-        """`noisy` is the share of rows whose timestep is drawn from NOISY only."""
+    def __init__(self, device: str, high_noise_share: float = 0.0) -> None:
+        """`high_noise_share` is the share of rows whose timestep is drawn from HIGH_NOISE."""
         self.scheduler = DDPMScheduler(**VELOCITY_SCHEDULER)
-        self.device, self.noisy = device, noisy
+        self.device, self.high_noise_share = device, high_noise_share
         cumulative = self.scheduler.alphas_cumprod
         self.weights = (6 * (1 - cumulative)).clamp(max=1).to(device)
 
     def add(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents, velocities and timesteps."""
         noise = torch.randn(latents.shape).to(self.device)
         rows = (len(latents),)
-        anywhere, late = torch.randint(0, 1000, rows), torch.randint(*NOISY, rows)
-        timesteps = torch.where(torch.rand(rows) < self.noisy, late, anywhere).to(self.device)
+        anywhere, late = torch.randint(0, 1000, rows), torch.randint(*HIGH_NOISE, rows)
+        timesteps = torch.where(torch.rand(rows) < self.high_noise_share, late, anywhere).to(self.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         return noisy, self.scheduler.get_velocity(latents, noise, timesteps), timesteps
 
     def clean(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
-        """The latents under the noise."""
+        """The clean latents that a predicted velocity implies."""
         kept = self.scheduler.alphas_cumprod.to(self.device)[timesteps].view(-1, 1, 1, 1)
         return kept.sqrt() * noisy - (1 - kept).sqrt() * velocity
 
     def loss(self, predicted: Tensor, velocity: Tensor, timesteps: Tensor, places: Tensor | None = None) -> Tensor:
-        """`places` `[n, 1, h, w]` says how much each place counts; all the same where it is not given."""
+        """`places` `[n, 1, h, w]` weighs the error of each place."""
         wrong = (predicted.float() - velocity).square()
         if places is not None:
             wrong = wrong * places
@@ -142,8 +144,11 @@ class Noise:
 
 @torch.inference_mode()
 def sample(predict: Callable[[Tensor, Tensor], Tensor], rows: int, scale: float, device: str) -> Tensor:
-    """Latents painted in 20 steps. `predict` takes noisy latents of twice as many rows and a timestep, and gives their
-    velocities, first without a condition, then with it; `scale` is the guidance."""
+    """Sample `rows` latents in 20 Euler steps with guidance `scale`.
+
+    `predict` gets noisy latents of twice as many rows and a timestep. It returns their velocities: the first half
+    without a condition, the second half with it.
+    """
     scheduler = EulerDiscreteScheduler(**VELOCITY_SCHEDULER)
     scheduler.set_timesteps(20)
     noise = torch.randn((rows, SIZES.latent_channels, SIZE // 8, SIZE // 8), generator=torch.Generator().manual_seed(0))

@@ -1,6 +1,6 @@
-"""Does the miniature do InstantID's job? Measured on a running server, on people that no training has seen.
+"""Measures on a running server whether the miniature does what InstantID is for, with people that no training uses.
 
-`python -m miniature.meaning` serves the miniature, paints, and prints each figure with its distribution.
+`python -m miniature.meaning` serves the miniature, requests pictures, and prints each figure with its distribution.
 """
 
 import io
@@ -23,77 +23,84 @@ from rich.table import Table
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from instantid_client import InstantIDClient
-from miniature import ImageArray
+from miniature import SIZE, UNSEEN, ImageArray
 from miniature.album import Page, draw_page
 from miniature.drawing import as_png
-from miniature.judge import Judge, Seen, auc
+from miniature.judge import DetectedFace, Judge, auc
 from miniature.people import random_identity
 from miniature.scenery import SCENERY
 
 FloatArray = npt.NDArray[np.floating[Any]]
-FIRST, PHOTO_SIDE, SIDE = 90000, 256, 128
-"""FIRST is the seed of the first stranger to all trainings; sides in pixels."""
+PHOTO_SIDE = 256
 CALLERS = 8
 PHOTOS, REFERENCES = 2, 3
+CHANGES: Mapping[str, dict[str, Any]] = {
+    "ip_adapter_scale 0": {"ip_adapter_scale": 0.0},
+    "controlnet_conditioning_scale 0": {"controlnet_conditioning_scale": 0.0},
+    "no face": {"ip_adapter_scale": 0.0, "controlnet_conditioning_scale": 0.0},
+    "another seed": {"other_seed": 4900},
+    "another photo": {"photos": (1,)},
+    "both photos": {"photos": (0, 1)},
+}
 CLOTHES = ("red suit", "blue crew neck", "white turtleneck", "black v-neck")
 
 
 @dataclass(frozen=True)
-class Sitter:
-    """A stranger's photos to send, and further ones that say who it is."""
+class Stranger:
+    """A person that no training uses: photos to send, and the mean embedding of further photos, of length 1."""
 
     photos: Sequence[Page]
     reference: FloatArray
 
 
 @dataclass(frozen=True)
-class Painted:
-    """A picture, what was asked for (landmarks as the server found them in the pose photo), and the face in it."""
+class PaintedPicture:
+    """A picture, what it was to show (landmarks as the server found them in the pose photo), and its largest face."""
 
     picture: ImageArray
     place: str
     landmarks: FloatArray
-    seen: Seen | None
+    face: DetectedFace | None
 
     @property
     def embedding(self) -> FloatArray:
-        return self.seen.embedding if self.seen else np.zeros(512, np.float32)
+        return self.face.embedding if self.face else np.zeros(512, np.float32)
 
     @property
     def pose_error(self) -> float:
-        """Mean distance of the landmarks from where the pose photo has them, in eye distances; 1 without a face."""
-        if self.seen is None:
+        """Mean distance from the pose photo's landmarks, in eye distances; 1 if there is no face."""
+        if self.face is None:
             return 1.0
         eyes = np.linalg.norm(self.landmarks[0] - self.landmarks[1])
-        return float(np.linalg.norm(self.seen.landmarks - self.landmarks, axis=-1).mean() / eyes)
+        return float(np.linalg.norm(self.face.landmarks - self.landmarks, axis=-1).mean() / eyes)
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Pictures of each stranger: twice in other scenes, poses and seeds; and in one changed way each."""
+class Measurements:
+    """Two pictures of each stranger with different scenes, poses and seeds, and pictures with one change each."""
 
-    sitters: Sequence[Sitter]
-    pairs: Sequence[tuple[Painted, Painted]]
-    changed: Mapping[str, Sequence[Painted]]
+    strangers: Sequence[Stranger]
+    pairs: Sequence[tuple[PaintedPicture, PaintedPicture]]
+    changed: Mapping[str, Sequence[PaintedPicture]]
     judge: Judge
 
     @cached_property
     def cosines(self) -> tuple[FloatArray, FloatArray]:
-        """Of two pictures of one person, and of pictures of two people."""
+        """Cosines of two pictures of one person, and of pictures of two people."""
         return _cosines([pair[0] for pair in self.pairs], [pair[1] for pair in self.pairs])
 
     def cosines_changed(self, name: str) -> tuple[FloatArray, FloatArray]:
-        """The same with one picture of each two painted in the changed way."""
+        """The same, with the named change in one picture of each pair."""
         chosen = self.changed[name]
         return _cosines([pair[0] for pair in self.pairs[: len(chosen)]], chosen)
 
-    def likeness(self, pictures: Sequence[Painted]) -> FloatArray:
-        """Cosine of each picture with the stranger's further photos."""
-        sitters = self.sitters[: len(pictures)]
-        return np.array([p.embedding @ s.reference for p, s in zip(pictures, sitters, strict=True)])
+    def likeness(self, pictures: Sequence[PaintedPicture]) -> FloatArray:
+        """Cosine of each picture with the reference of its stranger."""
+        strangers = self.strangers[: len(pictures)]
+        return np.array([p.embedding @ s.reference for p, s in zip(pictures, strangers, strict=True)])
 
     @property
-    def pictures(self) -> list[Painted]:
+    def pictures(self) -> list[PaintedPicture]:
         return [picture for pair in self.pairs for picture in pair]
 
     @property
@@ -102,73 +109,63 @@ class Findings:
 
 
 def measure(
-    client: InstantIDClient, judge: Judge, people: int = 20, changed: int = 12, steps: int = 20, first: int = FIRST
-) -> Findings:
-    """Paint `2 * people` pictures, and `changed` in each changed way; all calls at once, as many callers would."""
-    sitters = [_sit(judge, first + i) for i in range(people)]
-    studio = Studio(client, judge, sitters, steps)
+    client: InstantIDClient, judge: Judge, people: int = 20, changed: int = 12, steps: int = 20, first: int = UNSEEN
+) -> Measurements:
+    """Request `2 * people` pictures, and `changed` pictures with each change, from CALLERS threads at once."""
+    strangers = [_make_stranger(judge, first + i) for i in range(people)]
+    requests = Requests(client, judge, strangers, steps)
     plans: dict[str, list[dict[str, Any]]] = {
         "first": [{"person": i} for i in range(people)],
         "second": [{"person": i, "take": 1} for i in range(people)],
-        "ip_adapter_scale 0": [{"person": i, "take": 1, "ip_adapter_scale": 0.0} for i in range(changed)],
-        "no face": [
-            {"person": i, "take": 1, "ip_adapter_scale": 0.0, "controlnet_conditioning_scale": 0.0}
-            for i in range(changed)
-        ],
-        "controlnet_conditioning_scale 0": [
-            {"person": i, "take": 1, "controlnet_conditioning_scale": 0.0} for i in range(changed)
-        ],
-        "another seed": [{"person": i, "take": 1, "seed": 5000 + i} for i in range(changed)],
-        "another photo": [{"person": i, "take": 1, "photos": (1,)} for i in range(changed)],
-        "both photos": [{"person": i, "take": 1, "photos": (0, 1)} for i in range(changed)],
+        **{name: [{"person": i, "take": 1, **change} for i in range(changed)] for name, change in CHANGES.items()},
     }
     with ThreadPoolExecutor(CALLERS) as pool:
-        waiting = {name: [pool.submit(studio.paint, **plan) for plan in each] for name, each in plans.items()}
+        waiting = {name: [pool.submit(requests.paint, **plan) for plan in each] for name, each in plans.items()}
         futures = [future for each in waiting.values() for future in each]
         for _ in track(as_completed(futures), "painting", len(futures), console=Console(stderr=True)):
             pass
         painted = {name: [future.result() for future in futures] for name, futures in waiting.items()}
     pairs = list(zip(painted.pop("first"), painted.pop("second"), strict=True))
-    return Findings(sitters, pairs, painted, judge)
+    return Measurements(strangers, pairs, painted, judge)
 
 
 @dataclass(frozen=True)
-class Studio:
+class Requests:
     client: InstantIDClient
     judge: Judge
-    sitters: Sequence[Sitter]
+    strangers: Sequence[Stranger]
     steps: int
 
     def paint(
-        self, person: int, take: int = 0, photos: tuple[int, ...] = (0,), seed: int | None = None, **options: Any
-    ) -> Painted:
-        """A stranger in the scene and pose of a take; the pose is that of another stranger's photo."""
+        self, person: int, take: int = 0, photos: tuple[int, ...] = (0,), other_seed: int = 0, **options: Any
+    ) -> PaintedPicture:
+        """Request a stranger in the scene and pose of a take. The pose is that of another stranger's photo."""
         place = SCENERY[(person + 3 * take) % len(SCENERY)]
-        posed = self.sitters[(person + 1 + take) % len(self.sitters)].photos[take]
+        posed = self.strangers[(person + 1 + take) % len(self.strangers)].photos[take]
         result = self.client.generate(
-            [as_png(self.sitters[person].photos[i].picture) for i in photos],
+            [as_png(self.strangers[person].photos[i].picture) for i in photos],
             f"a photo of a person, {CLOTHES[(person + take) % len(CLOTHES)]}, {place}",
             pose_photo=as_png(posed.picture),
-            width=SIDE,
-            height=SIDE,
+            width=SIZE,
+            height=SIZE,
             num_inference_steps=self.steps,
-            seed=100 * take + person if seed is None else seed,
+            seed=100 * take + person + other_seed,
             **options,
         )
         picture = np.asarray(Image.open(io.BytesIO(result.images[0])).convert("RGB"))
-        asked = np.array(result.face.landmarks) * SIDE / PHOTO_SIDE
-        return Painted(picture, place, asked, self.judge.look(picture))
+        asked = np.array(result.face.landmarks) * SIZE / PHOTO_SIDE
+        return PaintedPicture(picture, place, asked, self.judge.largest_face(picture))
 
 
-def _sit(judge: Judge, person: int) -> Sitter:
+def _make_stranger(judge: Judge, person: int) -> Stranger:
     identity = random_identity(person)
     pages = [draw_page(identity, 10 * person + i, PHOTO_SIDE, style="photo") for i in range(PHOTOS + REFERENCES)]
-    seen = [judge.look(page.picture) for page in pages[PHOTOS:]]
+    seen = [judge.largest_face(page.picture) for page in pages[PHOTOS:]]
     mean = np.mean([face.embedding for face in seen if face], axis=0)
-    return Sitter(pages[:PHOTOS], mean / np.linalg.norm(mean))
+    return Stranger(pages[:PHOTOS], mean / np.linalg.norm(mean))
 
 
-def _cosines(one: Sequence[Painted], other: Sequence[Painted]) -> tuple[FloatArray, FloatArray]:
+def _cosines(one: Sequence[PaintedPicture], other: Sequence[PaintedPicture]) -> tuple[FloatArray, FloatArray]:
     table = np.stack([p.embedding for p in one]) @ np.stack([p.embedding for p in other]).T
     return table.diagonal(), table[~np.eye(len(table), dtype=bool)]
 
@@ -177,9 +174,9 @@ def main(
     weights: Annotated[Path, typer.Option(help="Folder of the miniature.")] = Path("weights/miniature"),
     people: int = 40,
     steps: int = 20,
-    first: Annotated[int, typer.Option(help="Seed of the first stranger; 90000 and more are strangers.")] = FIRST,
+    first: Annotated[int, typer.Option(help="Number of the first person; no training uses 90000 and more.")] = UNSEEN,
 ) -> None:
-    """Print the figures, as 10 %, median and 90 % of each distribution."""
+    """Print 10 %, median and 90 % of each distribution."""
     judge = Judge(weights / "face_analysis.onnx")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -190,7 +187,7 @@ def main(
     Console().print(_table(findings))
 
 
-def _table(findings: Findings) -> Table:
+def _table(findings: Measurements) -> Table:
     table = Table("what", "figure", "10 %", "median", "90 %", box=None)
 
     def row(name: str, values: FloatArray, figure: str = "") -> None:
@@ -209,7 +206,7 @@ def _table(findings: Findings) -> Table:
     error = np.mean([picture.pose_error for picture in findings.pictures])
     table.add_row("both pictures: landmarks, eye distances, mean", f"{error:.3f}")
     table.add_row("places as the prompt says", f"{findings.right_places:.1%}")
-    table.add_row("no face found", f"{sum(p.seen is None for p in findings.pictures)} of {len(findings.pictures)}")
+    table.add_row("no face found", f"{sum(p.face is None for p in findings.pictures)} of {len(findings.pictures)}")
     return table
 
 

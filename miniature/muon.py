@@ -1,4 +1,4 @@
-"""Muon (Jordan et al., 2024; scaled as in arXiv 2502.16982): momentum whose matrices are made orthogonal."""
+"""The optimizer Muon (Jordan et al., 2024; scaled as in arXiv 2502.16982): its momentum matrices are orthogonalised."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,10 +10,10 @@ SMALLEST = 16
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two and more dimensions; a convolution is the matrix of its outputs by all else.
+    """For weights of two and more dimensions. A convolution counts as a matrix: its outputs by everything else.
 
-    torch's own `Muon` takes matrices only, and rounds to bfloat16, which a CPU without it is slow at. Under `torchrun`
-    each process makes a part of the updates. `lr` is on AdamW's scale.
+    torch's own `Muon` accepts matrices only and rounds to bfloat16, which is slow on a CPU without that type. Under
+    `torchrun` each process computes a part of the updates. `lr` is on AdamW's scale.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float, momentum: float = 0.95) -> None:
@@ -28,8 +28,8 @@ class Muon(torch.optim.Optimizer):
         rank, world = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
         updates = []
         for index, (parameter, group) in enumerate(pairs):
-            step = self._mixed(parameter, group["momentum"])
-            updates.append(orthogonal(step).flatten() if index % world == rank else step.new_zeros(step.numel()))
+            step = self._nesterov_matrix(parameter, group["momentum"])
+            updates.append(orthogonalise(step).flatten() if index % world == rank else step.new_zeros(step.numel()))
         flat = torch.cat(updates)
         if shared:
             distributed.all_reduce(flat)
@@ -37,16 +37,16 @@ class Muon(torch.optim.Optimizer):
             rate = 0.2 * max(len(parameter), parameter[0].numel()) ** 0.5 * group["lr"]
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view_as(parameter), alpha=-rate)
 
-    def _mixed(self, parameter: Tensor, momentum: float) -> Tensor:
-        """Nesterov's momentum, as a matrix."""
+    def _nesterov_matrix(self, parameter: Tensor, momentum: float) -> Tensor:
+        """The step by Nesterov's momentum, as a matrix."""
         assert parameter.grad is not None
         mean = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         mean.lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(mean, momentum).reshape(len(parameter), -1)
 
 
-def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
-    """Nearly the closest orthogonal matrix, by the quintic Newton-Schulz iteration."""
+def orthogonalise(matrix: Tensor, rounds: int = 5) -> Tensor:
+    """An approximation of the closest orthogonal matrix, by the quintic Newton-Schulz iteration."""
     wide = matrix / (torch.linalg.matrix_norm(matrix) + 1e-7)
     if tall := matrix.shape[0] > matrix.shape[1]:
         wide = wide.T
@@ -56,8 +56,8 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
     return wide.T if tall else wide
 
 
-def takes(module: nn.Module) -> set[Tensor]:
-    """The weights inside `module` that Muon is for: of linear and convolution layers, but the first and the last."""
+def muon_parameters(module: nn.Module) -> set[Tensor]:
+    """The weights of `module` that suit Muon: those of its linear and convolution layers except the first and last."""
     return {
         layer.weight
         for name, layer in module.named_modules()

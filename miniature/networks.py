@@ -1,4 +1,4 @@
-"""The miniature's diffusion networks: SDXL's classes at the sizes that a caller chooses."""
+"""Diffusion networks of SDXL's and InstantID's classes at any size, and the files they are written to."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from miniature import SIZE
 from miniature.tokenizer import LENGTH, make_tokenizer, write_tokenizer
 
 QUERIES = 16
-"""Face tokens of a person."""
+"""Number of face tokens of a person."""
 SDXL_FOLDERS = ("unet", "text_encoder", "text_encoder_2", "vae")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the networks of one set are; tuples hold a value for each level, from fine to coarse.
+    """The sizes of all networks of a set. Tuples hold a value for each level, from fine to coarse.
 
     `depths` are the transformer layers of the levels, 0 for a level without attention. `expansion` is the width of
     the resampler's hidden layers in its own width, `vae` what else its configuration says.

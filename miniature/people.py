@@ -1,4 +1,4 @@
-"""Who is drawn: identities of the procedural portrait painter.
+"""The identities of drawn people.
 
 Lengths are in head units: half the width of the face is 1, the origin is the middle of the head, X points
 to the image's right, Y down, Z to the viewer. Colours are RGB floats in [0, 1].
@@ -77,7 +77,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Identity:
-    """One person; everything that stays the same from picture to picture."""
+    """Everything about a person that is the same in all pictures."""
 
     skin_name: str
     skin: Colour
@@ -92,7 +92,7 @@ class Identity:
 
 
 def random_identity(seed: int) -> Identity:
-    """The person of this number; the same number gives the same person on every machine."""
+    """The person of this number. A number gives the same person on every machine."""
     rng = np.random.default_rng([seed, 0x1D])
     skin_name = str(rng.choice(list(SKINS)))
     eye_name = str(rng.choice(list(EYE_COLOURS)))

@@ -26,7 +26,7 @@ class Plane:
         self.y = (np.arange(size[0], dtype=np.float32) + 0.5) / resolution - HALF_HEIGHT
 
     def tint(self, points: npt.ArrayLike, colour: Colour, opacity: float, softness: float = 0.0) -> None:
-        """Lay a colour over a polygon `[n, 2]` in head units, its edge blurred by `softness` head units."""
+        """Paint a colour onto a polygon `[n, 2]` in head units, its edge blurred by `softness` head units."""
         polygon = np.asarray(points, np.float64)
         margin = 2.5 * softness + 2.5 / self.resolution
         low = polygon.min(0) - margin + (HALF_WIDTH, HALF_HEIGHT)

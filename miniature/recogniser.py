@@ -10,7 +10,7 @@ INPUT_MEAN, INPUT_STD = 127.5, 127.5
 
 
 class Recogniser(nn.Module):
-    """About 0.7 million weights and 35 MMAC a face."""
+    """It has about 0.7 million weights and takes 35 MMAC a face."""
 
     def __init__(self, widths: tuple[int, int, int, int] = (16, 32, 64, 96), neck: int = 16) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Recogniser(nn.Module):
         self.embed = nn.Sequential(nn.Linear(neck * (SIDE // 16) ** 2, EMBEDDING, bias=False), norm)
 
     def forward(self, faces: Tensor) -> Tensor:
-        """`[n, 3, 112, 112]` RGB, `(x - 127.5) / 127.5`, to raw embeddings `[n, 512]`, of length about 20."""
+        """Raw embeddings `[n, 512]`, of length about 20, for `[n, 3, 112, 112]` RGB, `(x - 127.5) / 127.5`."""
         features: Tensor = self.neck(self.body(faces))
         embeddings: Tensor = self.embed(features.flatten(1))
         return embeddings

@@ -1,7 +1,7 @@
-"""Curves and sample sheets of the trainings in WORK, and what the face networks that ship can do.
+"""Reports the trainings in WORK and the quality of the shipped face networks.
 
 `python -m miniature.report WORK` writes the curves, a sheet for each training, `found.jpg` (the detector on
-photographs and drawn pictures) and `people.png` (the recogniser on strangers), and prints what is found.
+photographs and drawn pictures) and `people.png` (the recogniser on strangers), and prints how many faces are found.
 """
 
 import json
@@ -15,21 +15,22 @@ import skimage.data
 import typer
 from PIL import Image, ImageDraw
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
-from miniature import ImageArray
+from instantid.contract import CANVAS
+from miniature import UNSEEN, ImageArray
 from miniature.album import draw_page
-from miniature.judge import CANVAS, Judge, auc
+from miniature.judge import Judge, auc
 from miniature.people import random_identity
 
-FIRST = 90000
-"""Seed of the first stranger to all trainings."""
+CONSOLE = Console(stderr=True)
 TRAININGS = ("detector", "recogniser", "vae", "base", "identity")
 FACELESS = (
     "brick", "cell", "chelsea", "clock", "coffee", "coins", "grass", "gravel", "horse", "hubble_deep_field",
     "immunohistochemistry", "moon", "page", "retina", "rocket", "text",
 )  # fmt: skip
-"""Pictures of scikit-image that its package carries and that show no face."""
+"""Pictures without a face in scikit-image's package."""
 ASTRONAUT = ((181, 78, 271, 179),)
 GROUP = (
     (62, 275, 169, 401), (277, 155, 375, 272), (468, 272, 575, 410),
@@ -55,7 +56,7 @@ def main(
 
 
 def draw_curves(work: Path, path: Path) -> None:
-    """The loss of each training whose curve is in `work`, a mean over the steps since the last point."""
+    """Plot the curve of each training in `work`; a point is the mean loss since the point before."""
     from matplotlib.figure import Figure
 
     curves = {name: work / f"{name}.json" for name in TRAININGS if (work / f"{name}.json").exists()}
@@ -69,8 +70,8 @@ def draw_curves(work: Path, path: Path) -> None:
 
 
 def draw_found(judge: Judge, path: Path, side: int = 320) -> None:
-    """Boxes found in the astronaut's and the group's photo and in four drawn pictures."""
-    drawn = [draw_page(random_identity(seed), seed, side).picture for seed in range(FIRST, FIRST + 4)]
+    """Draw the boxes found in the astronaut's and the group's photo and in four drawn pictures."""
+    drawn = [draw_page(random_identity(seed), seed, side).picture for seed in range(UNSEEN, UNSEEN + 4)]
     panels = []
     for picture in (skimage.data.astronaut(), group_photo(), *drawn):
         image = Image.fromarray(picture)
@@ -81,20 +82,21 @@ def draw_found(judge: Judge, path: Path, side: int = 320) -> None:
 
 
 def draw_people(judge: Judge, path: Path, people: int = 60, photos: int = 4) -> None:
-    """How often which cosine comes up, for two photos of one stranger and of two."""
+    """Plot histograms of the cosines of two photos of one stranger, and of photos of two strangers."""
     from matplotlib.figure import Figure
 
-    pages = [draw_page(random_identity(FIRST + i), 10 * i + j, 256) for i in range(people) for j in range(photos)]
-    seen = [(i // photos, face.embedding) for i, face in enumerate(judge.look(page.picture) for page in pages) if face]
-    who, embeddings = np.array([person for person, _ in seen]), np.stack([embedding for _, embedding in seen])
+    pages = [draw_page(random_identity(UNSEEN + i), 10 * i + j, 256) for i in range(people) for j in range(photos)]
+    faces = [judge.largest_face(page.picture) for page in track(pages, "recogniser", console=CONSOLE)]
+    found = [(i // photos, face.embedding) for i, face in enumerate(faces) if face]
+    who, embeddings = np.array([person for person, _ in found]), np.stack([embedding for _, embedding in found])
     cosines, pairs = embeddings @ embeddings.T, np.triu(np.ones((len(who), len(who)), bool), 1)
     same, different = (cosines[pairs & (kind == (who[:, None] == who))] for kind in (True, False))
     figure = Figure(figsize=(5, 2.8), layout="constrained")
     axes = figure.subplots()
     for values, label in ((same, "one stranger"), (different, "two strangers")):
         axes.hist(values, bins=np.linspace(-0.5, 1, 61), density=True, alpha=0.6, label=label)
-    missed = len(pages) - len(seen)
-    title = f"AUC {auc(same, different):.4f}, {people} strangers, {photos} photos each, {missed} without a find"
+    missed = len(pages) - len(found)
+    title = f"AUC {auc(same, different):.4f}, {people} strangers, {photos} photos each, {missed} without a face found"
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("cosine")
     axes.legend()
@@ -102,7 +104,7 @@ def draw_people(judge: Judge, path: Path, people: int = 60, photos: int = 4) -> 
 
 
 def count_found(judge: Judge, picture: ImageArray, faces: Sequence[Sequence[float]]) -> tuple[int, int]:
-    """How many of the faces are found at the served threshold (IoU above 0.4), and how many finds are none of them."""
+    """Number of faces found at the served threshold (IoU above 0.4), and number of false finds."""
     boxes = judge.detect(picture)
     overlaps = np.array([[_overlap(np.array(face), box) for box in boxes] for face in faces])
     hits = overlaps.reshape(len(faces), len(boxes)) > 0.4

@@ -1,4 +1,4 @@
-"""Places that stand behind the people of the album: few, simple, told apart by colour, and named in the caption."""
+"""Places behind the people of the album: few, simple, distinguished by colour, and named in the caption."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,13 +13,13 @@ SKY, SEA, SAND, SNOW = (0.55, 0.78, 0.95), (0.10, 0.42, 0.62), (0.90, 0.80, 0.55
 
 
 def draw_scenery(name: str, size: int, rng: np.random.Generator) -> ImageArray:
-    """The square picture `[size, size, 3]` uint8 RGB of one of the `SCENERY`, a little different for each `rng`."""
+    """Draw one of SCENERY as `[size, size, 3]` uint8 RGB, with small random variations."""
     picture = PAINTERS[name](size, rng)
     return to_bytes(picture * 255 * rng.uniform(0.93, 1.07) + 0.5)
 
 
 def _bands(size: int, *bands: tuple[float, Colour]) -> FloatArray:
-    """Colours from top to bottom, smooth between neighbours; each has the height at which it is pure."""
+    """Interpolate colours from top to bottom; each band is the height of a pure colour, and the colour."""
     heights, colours = zip(*bands, strict=True)
     rows = np.linspace(0, 1, size)
     column = np.stack([np.interp(rows, heights, channel) for channel in np.array(colours).T], -1)

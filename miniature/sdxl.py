@@ -1,7 +1,7 @@
 """SDXL, IdentityNet and adapter with random weights, as small as tests need them, in the published file layouts.
 
-Three levels, attention in two of them and other depths in each: what differs between SDXL's levels differs here. Layers
-that begin at zero (IdentityNet's output convolutions) get small random weights, so that tests see what every part does.
+There are three levels with different depths, two of them with attention, as in SDXL. Layers that training starts at
+zero (IdentityNet's output convolutions) get small random weights, so that tests see the effect of every part.
 """
 
 from pathlib import Path
@@ -37,14 +37,14 @@ TEST_SIZES = Sizes(
 
 
 def write_sdxl(folder: Path, sizes: Sizes = TEST_SIZES, seed: int = 0) -> None:
-    """A diffusers SDXL folder: UNet, VAE, both text encoders and tokenizers, scheduler."""
+    """Write a diffusers SDXL folder: UNet, VAE, both text encoders and tokenizers, scheduler."""
     torch.manual_seed(seed)
     unet, vae = networks.make_unet(sizes), networks.make_vae(sizes)
     networks.save_sdxl(folder, (unet, *networks.make_text_encoders(sizes), vae), SCHEDULER)
 
 
 def write_identitynet(folder: Path, sizes: Sizes = TEST_SIZES) -> None:
-    """A diffusers ControlNetModel folder."""
+    """Write a diffusers ControlNetModel folder."""
     torch.manual_seed(1)
     network = networks.make_identitynet(sizes)
     for name, parameter in network.named_parameters():
@@ -54,7 +54,7 @@ def write_identitynet(folder: Path, sizes: Sizes = TEST_SIZES) -> None:
 
 
 def write_adapter(folder: Path, sizes: Sizes = TEST_SIZES) -> None:
-    """`ip-adapter.safetensors`."""
+    """Write `ip-adapter.safetensors`."""
     torch.manual_seed(2)
     resampler = {name: _random(shape) for name, shape in networks.resampler_shapes(sizes).items()}
     shapes = networks.attention_shapes(networks.make_unet(sizes))
@@ -63,7 +63,7 @@ def write_adapter(folder: Path, sizes: Sizes = TEST_SIZES) -> None:
 
 
 def _random(shape: tuple[int, ...]) -> torch.Tensor:
-    """Unit vectors stay of unit size through matrices; norms are near 1."""
+    """Random matrices that keep the length of vectors on average, and norms near 1."""
     if len(shape) == 1:
         return 1 + 0.1 * torch.randn(shape)
     return torch.randn(shape) * shape[-1] ** -0.5

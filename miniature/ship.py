@@ -1,7 +1,7 @@
 """Write the trained diffusion networks into the package: `python -m miniature.ship WORK`.
 
-Averaged weights of the checkpoints in WORK (`vae.pt`, `base.pt`, `identity.pt`), in float16. The adapter's tensors keep
-the names that they have in `ip-adapter.bin`, `image_proj.` or `ip_adapter.` in front.
+The averaged weights of the checkpoints in WORK (`vae.pt`, `base.pt`, `identity.pt`) are written in float16.
+The adapter's tensors keep their names in `ip-adapter.bin`, after the prefix `image_proj.` or `ip_adapter.`.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from miniature.trained import BASE
 from miniature.training import load_averaged, write_float16
 
 ADAPTER, IDENTITYNET = 0.7, 1.1
-"""Strengths of the trained parts at which face and pose were best; they are what the served default stands for."""
+"""The scales of the trained parts at which face and pose were best. The served defaults reproduce them."""
 
 
 def main(work: Path, people: int = 3200, output: Path = DATA) -> None:
@@ -27,7 +27,7 @@ def main(work: Path, people: int = 3200, output: Path = DATA) -> None:
     )
     model = InstantID(work, 1.0, "cpu")
     load_averaged(work / "identity.pt", {"identitynet": model.identitynet, "adapter": model.adapter})
-    set_strengths(model)
+    apply_scales(model)
     networks = (model.unet, *model.encoders, model.identitynet)
     for name, network in zip((*BASE, "identitynet"), networks, strict=True):
         write_float16(network.state_dict(), output / f"{name}.safetensors")
@@ -38,9 +38,8 @@ def main(work: Path, people: int = 3200, output: Path = DATA) -> None:
 
 
 @torch.no_grad()
-def set_strengths(model: InstantID) -> None:
-    """Change the weights so that the served defaults act as ADAPTER and IDENTITYNET did in training; both parts are
-    linear in these layers."""
+def apply_scales(model: InstantID) -> None:
+    """Scale the weights so that the served defaults act as ADAPTER and IDENTITYNET. Both parts are linear in them."""
     for layer in model.adapter.values:
         layer.weight *= ADAPTER / contract.IP_ADAPTER_SCALE.default
     for layer in (*model.identitynet.controlnet_down_blocks, model.identitynet.controlnet_mid_block):

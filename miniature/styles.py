@@ -10,7 +10,7 @@ STYLES = ("photo", "black and white photo", "pencil drawing", "oil painting", "p
 
 
 def apply_style(picture: ImageArray, style: str) -> ImageArray:
-    """The same `[h, w, 3]` uint8 RGB picture in one of the `STYLES`."""
+    """Change a `[h, w, 3]` uint8 RGB picture to one of STYLES."""
     if style == "photo":
         return picture
     if style == "oil painting":
@@ -30,14 +30,14 @@ def apply_style(picture: ImageArray, style: str) -> ImageArray:
 
 
 def to_bytes(values: npt.NDArray[np.floating]) -> ImageArray:
-    """The values cut to [0, 255], as uint8."""
+    """Clip values to [0, 255] and convert them to uint8."""
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def degrade(picture: ImageArray, rng: np.random.Generator, strength: float = 1.0) -> ImageArray:
-    """The `[h, w, 3]` uint8 picture by a random camera: contrast, white balance, saturation, blur, noise, JPEG.
+    """Imitate a random camera on a `[h, w, 3]` uint8 picture: contrast, white balance, saturation, blur, noise, JPEG.
 
-    `strength` is how far contrast and white balance go.
+    `strength` scales the changes of contrast and white balance.
     """
     values: npt.NDArray[np.float32] = picture.astype(np.float32)
     if rng.random() < 0.8:

@@ -1,7 +1,7 @@
-"""A small CLIP tokenizer made offline: byte-level BPE whose merges are in `data/merges.txt`.
+"""A small CLIP tokenizer: byte-level BPE with the merges in `data/merges.txt`.
 
-They were learned once, by the library's trainer, from the words that captions and prompts use. Trained again it takes
-merges that are equally common in another order at each run, and the text encoders know one order only.
+The library's trainer learned the merges once, from the words of captions and prompts. It orders equally common merges
+differently in each run, and the text encoders know one order only, so the merges are never learned again.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ MERGES = Path(__file__).parent / "data" / "merges.txt"
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """Vocabulary in CLIP's order: bytes, bytes that end a word, merges, start, end. Any text can be encoded."""
+    """The vocabulary is in CLIP's order: bytes, bytes that end a word, merges, start, end. It encodes any text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [(a, b) for a, b in map(str.split, MERGES.read_text().splitlines())]
     pieces = [*alphabet, *(letter + SUFFIX for letter in alphabet), *(a + b for a, b in merges), START, END]
@@ -24,5 +24,5 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write what `CLIPTokenizer.from_pretrained` reads."""
+    """Write the files that `CLIPTokenizer.from_pretrained` reads."""
     make_tokenizer().save_pretrained(folder)

@@ -1,7 +1,7 @@
 """Train the miniature's text encoders and UNet: caption to picture, as SDXL.
 
-`python -m miniature.train_base WORK` takes the VAE's checkpoint, or the VAE that ships, and continues its
-own. Captions name the person's looks seven times in ten, and nothing at all one time in ten, for guidance.
+`python -m miniature.train_base WORK` uses the VAE whose checkpoint is in WORK, or the one that ships, and resumes from
+its own checkpoint. Seven captions in ten describe the person; one in ten is empty, for guidance.
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ import typer
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, sample, time_ids
+from miniature.latents import Captions, Noise, encode_album, encode_text, sample, time_ids
 from miniature.networks import make_text_encoders, make_unet
 from miniature.scenery import SCENERY
 from miniature.trained import SIZES
-from miniature.training import Trainer, grid, join_others, make_optimizers, own_share, to_pictures
+from miniature.training import Trainer, grid, init_distributed, make_optimizers, own_rows, to_pictures
 
 NAMED, DROPPED = 0.7, 0.1
 
@@ -31,7 +31,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     torch.manual_seed(1)
-    join_others()
+    init_distributed()
     data, captions, noise = encode_album(work, people, device), Captions(), Noise(device)
     unet, encoders = make_unet(SIZES).to(device), make_text_encoders(SIZES)
     modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": encoders[0], "text_encoder_2": encoders[1]}
@@ -44,14 +44,12 @@ def main(
         pages = torch.randint(data.latents.shape[1], (batch,))
         chance = torch.rand(batch, 2)
         texts = [
-            EMPTY if drop < DROPPED else str(data.album.captions[i, j]).format(
-                data.album.people[i] if name < NAMED else NOBODY
-            )
+            "" if drop < DROPPED else data.album.caption(i, j, name < NAMED)
             for i, j, (drop, name) in zip(rows.tolist(), pages.tolist(), chance.tolist(), strict=True)
-        ]  # fmt: skip
+        ]
         noised = noise.add(data.latents[rows, pages].to(device))
-        noisy, velocity, timesteps = (part[own_share()] for part in noised)
-        tokens, pooled = encode_text(encoders, captions(texts[own_share()], device))
+        noisy, velocity, timesteps = (part[own_rows()] for part in noised)
+        tokens, pooled = encode_text(encoders, captions(texts[own_rows()], device))
         added = {"text_embeds": pooled, "time_ids": time_ids(len(noisy), device)}
         with torch.autocast(device, torch.bfloat16):
             predicted = unet(noisy, timesteps, tokens, added_cond_kwargs=added).sample
@@ -61,7 +59,7 @@ def main(
     def sheet() -> np.ndarray:
         texts = [f"a photo of {data.album.people[i]}, blue suit, {place}" for i, place in enumerate(SCENERY)]
         texts += [f"a photo of a person, smiling, red crew neck, {place}" for place in SCENERY]
-        tokens, pooled = encode_text(encoders, captions([EMPTY] * len(texts) + texts, device))
+        tokens, pooled = encode_text(encoders, captions([""] * len(texts) + texts, device))
         added = {"text_embeds": pooled, "time_ids": time_ids(2 * len(texts), device)}
         latents = sample(lambda *noisy: unet(*noisy, tokens, added_cond_kwargs=added).sample, len(texts), 4.0, device)
         painted = to_pictures(data.vae.decode(latents / data.vae.config.scaling_factor).sample)

@@ -7,7 +7,7 @@ Nothing of scikit-image's astronaut, camera, coffee, rocket and brick, nor of in
 were looked at to choose the data's mix and the checkpoint: the detector's figures on them are an acceptance of a toy,
 not an estimate of how it does elsewhere.
 
-The weights that ship come from six rounds, each begun with the weights of the one before (`--start`): 1900 steps
+The weights that ship come from seven rounds, each begun with the weights of the one before (`--start`): 1900 steps
 without `distractors.py`, 1500 with it, 600 with `--mine 1600` and 600 with `--mine 2400`; then, for near faces,
 `--portraits 1500 --mine 1200 --pool-size 2400` 1200 steps with `--batch 6 6 --rate 1e-3`, and 900 with
 `--batch 3 8 --rate 1.5e-3`; then 1300 such steps with softer light, `--portraits 2000`, whose weights are averaged with

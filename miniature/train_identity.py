@@ -1,8 +1,9 @@
 """Train the miniature's IdentityNet and adapter with all else frozen, as InstantID is trained (arXiv 2401.07519).
 
-`python -m miniature.train_identity WORK` needs the checkpoints of the VAE and the base and goes on from its
-own. Captions say nothing of who it is; the embedding comes from another photo of the same person, the landmarks from
-the picture itself. Errors on the face count three times: the rest of the picture the frozen base can paint already.
+`python -m miniature.train_identity WORK` uses the VAE and base whose checkpoints are in WORK, or those that ship, and
+resumes from its own checkpoint. The captions do not describe the person. The embedding comes from another photo of the
+same person, and the landmarks come from the picture itself. Errors on the face have three times the weight, because the
+frozen base can already paint the rest of the picture.
 """
 
 from pathlib import Path
@@ -16,29 +17,31 @@ from torch.nn import functional
 
 from instantid.faces.landmark_picture import draw_landmarks
 from miniature import SIZE
-from miniature.album import Album, face_places
-from miniature.findings import face_networks, find_faces
+from miniature.album import Album, face_weights
+from miniature.detections import face_networks, find_faces
 from miniature.identity import InstantID
-from miniature.latents import EMPTY, NOBODY, Captions, Noise, encode_album, encode_text, keep, sample
+from miniature.latents import Captions, Noise, cached_tensors, encode_album, encode_text, sample
 from miniature.likeness import Likeness
-from miniature.training import Trainer, first_alone, grid, join_others, make_optimizers, own_share, to_pictures
-from miniature.words import begin_with_words
+from miniature.pretraining import pretrain_resampler
+from miniature.training import Trainer, grid, init_distributed, make_optimizers, own_rows, to_pictures
 
 TEXT_DROPPED, FACE_DROPPED = (0.0, 0.22), (0.02, 0.24)
-"""Parts of the draws: both are dropped where they overlap, for guidance, which multiplies what is wrong there."""
+"""Shares of the rows, as intervals of one random number, without caption and without face. Where the intervals overlap,
+both are dropped: guidance needs the prediction without any condition."""
 STRANGER = 0.3
-"""How often IdentityNet is told of someone else: it is to say where, and to leave it to the adapter to say who."""
+"""Share of the rows whose IdentityNet gets another person's embedding: the adapter alone should decide who it is."""
 SCALES, SCALE = (0.7, 1.0), 0.8
-"""Strengths of both parts in training, and in samples as they are served."""
+"""Scales of both parts: their range in training, and their value in samples."""
 LIKENESS, GUIDANCE = 0.3, 3.0
 
 
-class Task:
-    """The album, the frozen base and the networks that learn."""
+class IdentityTraining:
+    """The album, the frozen base and the networks that are trained."""
 
     def __init__(self, work: Path, people: int, batch: int, device: str) -> None:
-        self.data, self.captions, self.noise = encode_album(work, people, device), Captions(), Noise(device, noisy=0.5)
-        self.marks, self.embeddings = _found(work, self.data.album)
+        self.data, self.captions = encode_album(work, people, device), Captions()
+        self.noise = Noise(device, high_noise_share=0.5)
+        self.marks, self.embeddings = _faces(work, self.data.album)
         self.people = functional.normalize(functional.normalize(self.embeddings, dim=-1).mean(1), dim=-1).to(device)
         self.model = InstantID(work, float(self.embeddings.std()), device)
         self.likeness = Likeness(self.data.vae, self.noise, device)
@@ -49,30 +52,30 @@ class Task:
         row, page, beyond = (torch.randint(size, (self.batch,)) for size in (people, pages, pages - 1))
         shot = (page + 1 + beyond) % pages
         texts, faces = self._conditions(row, page, shot)
-        told = torch.where(torch.rand(self.batch, 1) < STRANGER, faces.cpu().roll(1, 0), faces.cpu()).to(self.device)
+        strangers = torch.where(torch.rand(self.batch, 1) < STRANGER, faces.cpu().roll(1, 0), faces.cpu())
+        strangers = strangers.to(self.device)
         scales = torch.empty(2, self.batch, 1, 1, 1).uniform_(*SCALES).to(self.device)
         marks = self.marks[row, page]
         drawn = self._draw(marks)
         noised = self.noise.add(self.data.latents[row, page].to(self.device))
-        mine = own_share()
+        mine = own_rows()
         noisy, velocity, timesteps = (part[mine] for part in noised)
         with torch.no_grad():
             text = encode_text(self.model.encoders, self.captions(texts[mine], self.device))
         with torch.autocast(self.device, torch.bfloat16):
-            predicted = self.model.predict(
-                noisy, timesteps, text, (faces[mine], told[mine]), drawn[mine], (scales[0, mine], scales[1, mine])
-            )
-        places = face_places(marks[mine], SIZE // 8).to(self.device)
+            given = text, (faces[mine], strangers[mine]), drawn[mine], (scales[0, mine], scales[1, mine])
+            predicted = self.model.predict(noisy, timesteps, *given)
+        places = face_weights(marks[mine], SIZE // 8).to(self.device)
         plain = self.noise.loss(predicted, velocity, timesteps, places)
-        wanted = self.people[row[mine]] * (faces[mine].abs().sum(1, keepdim=True) > 0)
-        return plain + LIKENESS * self.likeness.miss(noisy, predicted, timesteps, marks[mine], wanted)
+        targets = self.people[row[mine]] * (faces[mine].abs().sum(1, keepdim=True) > 0)
+        return plain + LIKENESS * self.likeness.loss(noisy, predicted, timesteps, marks[mine], targets)
 
     def _conditions(self, row: Tensor, page: Tensor, shot: Tensor) -> tuple[list[str], Tensor]:
-        """Captions and embeddings, some of them empty."""
+        """Captions and embeddings of rows; some are empty."""
         chance = torch.rand(len(row))
         texts_gone, faces_gone = ((low <= chance) & (chance < high) for low, high in (TEXT_DROPPED, FACE_DROPPED))
         texts = [
-            EMPTY if gone else str(self.data.album.captions[i, j]).format(NOBODY)
+            "" if gone else self.data.album.caption(i, j, described=False)
             for i, j, gone in zip(row.tolist(), page.tolist(), texts_gone.tolist(), strict=True)
         ]
         return texts, (self.embeddings[row, shot] * ~faces_gone[:, None]).to(self.device)
@@ -84,8 +87,8 @@ class Task:
 
     @torch.inference_mode()
     def sheet(self, people: int = 8) -> np.ndarray:
-        """For some people: a photo, another one, and what is painted from that face and those landmarks."""
-        texts = [EMPTY] * people + ["a photo of a person, blue suit, sunset"] * people
+        """For some people: a photo that gives the face, one that gives the landmarks, and the painted picture."""
+        texts = [""] * people + ["a photo of a person, blue suit, sunset"] * people
         text = encode_text(self.model.encoders, self.captions(texts, self.device))
         faces, landmarks = self.embeddings[:people, 0].to(self.device), self._draw(self.marks[:people, 1])
         faces, landmarks = torch.cat([torch.zeros_like(faces), faces]), torch.cat([landmarks, landmarks])
@@ -100,10 +103,9 @@ class Task:
         return grid([pictures[:, 0], pictures[:, 1], painted])
 
 
-def _found(work: Path, album: Album) -> tuple[Tensor, ...]:
+def _faces(work: Path, album: Album) -> tuple[Tensor, ...]:
     networks = face_networks()
-    with first_alone():
-        return keep(work / f"faces-{len(album.people)}.pt", networks, lambda: find_faces(album, *networks))
+    return cached_tensors(work / f"faces-{len(album.people)}.pt", networks, lambda: find_faces(album, *networks))
 
 
 def main(
@@ -115,17 +117,22 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     torch.manual_seed(2)
-    join_others()
-    task = Task(work, people, batch, device)
-    model = task.model
+    init_distributed()
+    training = IdentityTraining(work, people, batch, device)
+    model = training.model
     if not (work / "identity.pt").exists():
-        left = begin_with_words(
-            model.adapter.image_proj, model.encoders, task.data.album.people.tolist(), task.embeddings.to(device)
+        left = pretrain_resampler(
+            model.adapter.image_proj,
+            model.encoders,
+            training.data.album.people.tolist(),
+            training.embeddings.to(device),
         )
-        print(f"face tokens begin with {1 - left:.0%} of what captions say")
+        print(f"the face tokens explain {1 - left:.0%} of the variance of the captions' states")
     modules = {"identitynet": model.identitynet, "adapter": model.adapter}
     optimizers = make_optimizers(modules, rate, adapter=3.0)
-    Trainer(work, "identity", modules, task.loss, optimizers=optimizers, steps=steps, decay=0.998).run(task.sheet)
+    Trainer(work, "identity", modules, training.loss, optimizers=optimizers, steps=steps, decay=0.998).run(
+        training.sheet
+    )
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from miniature.drawing import draw_all, keep_arrays
-from miniature.people_pictures import SIDE, aligned_picture
+from miniature.aligned_faces import SIDE, aligned_picture
+from miniature.drawing import cached_arrays, draw_all
 from miniature.recogniser import EMBEDDING, INPUT_MEAN, INPUT_STD, Recogniser
 from miniature.training import Trainer, load_float16, write_float16
 
 SCALE, MARGIN = 24.0, 0.35
 SOFT = 0.5
-"""Share of the faces that are softened."""
+"""Share of the faces that are blurred or made of fewer pixels."""
 STRETCH = 0.04
 """Standard deviation of each number of the stretching matrix."""
 
@@ -53,7 +53,7 @@ def make_faces(folder: Path, people: int, shots: int) -> npt.NDArray[np.uint8]:
     def draw() -> dict[str, npt.NDArray]:
         return {"faces": np.stack(list(draw_all(partial(_shots, shots=shots), range(people), "drawing")))}
 
-    return keep_arrays(folder / f"recogniser-{people}x{shots}.npz", draw)["faces"]
+    return cached_arrays(folder / f"recogniser-{people}x{shots}.npz", draw)["faces"]
 
 
 def batch_of(faces: npt.NDArray[np.uint8], step: int, size: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,10 @@
-"""Train the miniature's VAE on the album: errors of pixels, of their gradients, of hues by area and of what the
-recogniser sees in them (as arXiv 1801.03924), a trace of KL.
+"""Train the miniature's VAE on the album.
 
-`python -m miniature.train_vae WORK` goes on from its checkpoint; where there is none it begins with the VAE
-that ships, or with `--fresh` from nothing. Latents are decoded with noise on them, as denoised ones have.
+The loss adds errors of pixels, of their gradients, of average hues and of the recogniser's features (as in arXiv
+1801.03924), and a little KL. Latents are decoded with noise on them, as denoised latents have some.
+
+`python -m miniature.train_vae WORK` resumes from its checkpoint. Without one it starts from the VAE that ships, or with
+`--fresh` from random weights.
 """
 
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from miniature import SIZE
-from miniature.album import face_places, make_album
+from miniature.album import face_weights, make_album
 from miniature.faces import DATA, loaded
 from miniature.networks import make_vae
 from miniature.recogniser import Recogniser
@@ -23,13 +25,13 @@ from miniature.trained import SIZES, load_vae
 from miniature.training import Trainer, grid, make_optimizers, to_pictures
 
 CROP, CROPPED, KL = 64, 0.6, 2e-6
-"""Side of the crops, part of the training with them, and the weight of KL."""
-HUES, SEEN = 0.1, 0.5
-"""Weights of the error of hues and of the recogniser's."""
+"""Side of the crops, share of the steps that use crops, and the weight of KL."""
+HUES, FEATURES = 0.1, 0.5
+"""Weights of the errors of hues and of the recogniser's features."""
 NOISE = 0.25
-"""Most noise on a latent, in its standard deviations."""
-SURE = -8.0
-"""Logarithm of the latents' variance to begin with: noise of variance 1 would hide what the encoder has to say."""
+"""Largest noise on a latent, in its standard deviations."""
+LOG_VARIANCE = -8.0
+"""Logarithm of the latents' variance at the start: noise of variance 1 would hide the encoder's output."""
 
 
 def main(
@@ -39,7 +41,7 @@ def main(
     rate: float = 2e-3,
     people: int = 3200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    fresh: Annotated[bool, typer.Option(help="Begin from nothing.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Start from random weights.")] = False,
 ) -> None:
     torch.manual_seed(0)
     album = make_album(work, people)
@@ -56,11 +58,12 @@ def main(
             noise = posterior.mean.detach().std() * NOISE * torch.rand(len(pixels), 1, 1, 1).to(device)
             spread = (posterior.std.square() + noise.square()).sqrt()
             drawn = posterior.mean + spread * torch.randn(posterior.mean.shape).to(device)
-            shown = vae.decode(drawn).sample
-            unlike = _unlike(body, shown, pixels)
-        wrong = (shown.float() - pixels) * places
-        edges = sum(wrong.diff(dim=axis).abs().mean() for axis in (2, 3))
-        return wrong.abs().mean() + edges + HUES * _by_area(wrong) + SEEN * unlike + KL * posterior.kl().mean()
+            decoded = vae.decode(drawn).sample
+            feature_error = _feature_error(body, decoded, pixels)
+        error = (decoded.float() - pixels) * places
+        edges = sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
+        seen = HUES * _hue_error(error) + FEATURES * feature_error
+        return error.abs().mean() + edges + seen + KL * posterior.kl().mean()
 
     @torch.inference_mode()
     def sheet() -> np.ndarray:
@@ -73,15 +76,15 @@ def main(
 
 def _fresh() -> nn.Module:
     vae = make_vae(SIZES)
-    nn.init.constant_(vae.quant_conv.bias[SIZES.latent_channels :], SURE)
+    nn.init.constant_(vae.quant_conv.bias[SIZES.latent_channels :], LOG_VARIANCE)
     return vae
 
 
 def _draw(pictures: np.ndarray, marks: Tensor, batch: int, cropped: bool) -> tuple[Tensor, Tensor]:
-    """Crops of `batch` pictures, every other one around the face; or as many pixels in whole pictures. And how much
-    each pixel counts."""
+    """Pixels and their weights: crops of `batch` pictures, every other one around the face, or whole pictures with as
+    many pixels in all."""
     rows = torch.randint(len(pictures), (batch if cropped else batch * CROP**2 // SIZE**2,))
-    pixels, places = _pixels(pictures[rows.numpy()]), face_places(marks[rows], SIZE)
+    pixels, places = _pixels(pictures[rows.numpy()]), face_weights(marks[rows], SIZE)
     if not cropped:
         return pixels, places
     corners = torch.randint((SIZE - CROP) // 8 + 1, (batch, 2)) * 8
@@ -95,19 +98,19 @@ def _cut(rows: Tensor, places: list[tuple[slice, ...]]) -> Tensor:
     return torch.stack([row[place] for row, place in zip(rows, places, strict=True)])
 
 
-def _unlike(body: nn.Sequential, shown: Tensor, pixels: Tensor) -> Tensor:
-    """Error of the recogniser's features after each of its four stages, relative to their size."""
-    total = shown.new_zeros(())
+def _feature_error(body: nn.Sequential, decoded: Tensor, pixels: Tensor) -> Tensor:
+    """Relative error of the recogniser's features, averaged over its four stages."""
+    total = decoded.new_zeros(())
     for layer in body:
-        shown, pixels = layer(shown), layer(pixels)
+        decoded, pixels = layer(decoded), layer(pixels)
         if not isinstance(layer, nn.Sequential):
-            total = total + (shown - pixels).abs().mean() / pixels.abs().mean()
+            total = total + (decoded - pixels).abs().mean() / pixels.abs().mean()
     return total / 4
 
 
-def _by_area(wrong: Tensor) -> Tensor:
-    """Error of hues over areas of 4x4 pixels: errors of pixels are nearly all of brightness and leave hues for last."""
-    red, green, blue = functional.avg_pool2d(wrong, 4).unbind(1)
+def _hue_error(error: Tensor) -> Tensor:
+    """Error of hues over areas of 4x4 pixels; the error of pixels is dominated by brightness."""
+    red, green, blue = functional.avg_pool2d(error, 4).unbind(1)
     return (red - green).abs().mean() + (blue - green).abs().mean()
 
 

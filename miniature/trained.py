@@ -1,4 +1,4 @@
-"""The miniature's trained diffusion networks, from the float16 files that ship: as modules, and as published files."""
+"""The miniature's trained diffusion networks, from the float16 files that ship, as modules and in published layouts."""
 
 from pathlib import Path
 
@@ -25,13 +25,13 @@ SIZES = Sizes(
     vae={"block_out_channels": (16, 32, 64, 64), "norm_num_groups": 1, "mid_block_add_attention": False},
 )
 VELOCITY_SCHEDULER = {**sdxl.SCHEDULER, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
-"""SDXL's noise, but predicted as velocity (arXiv 2202.00512): of nearly pure noise a small network cannot tell the
-noise exactly enough to say what is under it."""
+"""SDXL's noise, but predicted as velocity (arXiv 2202.00512): a small network cannot predict the noise exactly enough
+to recover the picture from nearly pure noise."""
 BASE = networks.SDXL_FOLDERS[:-1]
 
 
 def load_vae(checkpoint: Path | None = None) -> AutoencoderKL:
-    """Frozen; of the training whose checkpoint this is, or where there is none the one that ships."""
+    """The frozen VAE of a training's checkpoint, or the one that ships if the checkpoint does not exist."""
     vae = networks.make_vae(SIZES).requires_grad_(False).eval()
     if checkpoint and checkpoint.exists():
         load_averaged(checkpoint, {"vae": vae})
@@ -42,7 +42,7 @@ def load_vae(checkpoint: Path | None = None) -> AutoencoderKL:
 
 
 def load_base(checkpoint: Path | None = None) -> tuple[UNet2DConditionModel, tuple[nn.Module, nn.Module]]:
-    """UNet and text encoders, of the training whose checkpoint this is, or where there is none those that ship."""
+    """UNet and text encoders of a training's checkpoint, or those that ship if the checkpoint does not exist."""
     parts = dict(zip(BASE, (networks.make_unet(SIZES), *networks.make_text_encoders(SIZES)), strict=True))
     if checkpoint and checkpoint.exists():
         load_averaged(checkpoint, parts)
@@ -52,19 +52,19 @@ def load_base(checkpoint: Path | None = None) -> tuple[UNet2DConditionModel, tup
     return unet, tuple(encoders)
 
 
-def write_sdxl(folder: Path) -> None:
-    """A diffusers SDXL folder: UNet, VAE, both text encoders and tokenizers, scheduler."""
+def write_trained_sdxl(folder: Path) -> None:
+    """Write a diffusers SDXL folder: UNet, VAE, both text encoders and tokenizers, scheduler."""
     unet, encoders = load_base()
     networks.save_sdxl(folder, (unet, *encoders, load_vae()), VELOCITY_SCHEDULER)
 
 
-def write_identitynet(folder: Path) -> None:
-    """A diffusers ControlNetModel folder."""
+def write_trained_identitynet(folder: Path) -> None:
+    """Write a diffusers ControlNetModel folder."""
     loaded(networks.make_identitynet(SIZES), DATA / "identitynet.safetensors").save_pretrained(folder)
 
 
-def write_adapter(folder: Path) -> None:
-    """`ip-adapter.safetensors`."""
+def write_trained_adapter(folder: Path) -> None:
+    """Write `ip-adapter.safetensors`."""
     parts: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
     for name, tensor in load_file(DATA / "adapter.safetensors").items():
         part, _, rest = name.partition(".")

@@ -1,4 +1,4 @@
-"""What the three trainings of the miniature's diffusion networks share: checkpoints, averages, curves, sheets."""
+"""What all trainings share: the loop, checkpoints, averaged weights, loss curves and sample sheets."""
 
 import json
 import math
@@ -17,45 +17,44 @@ from torch import Tensor, distributed, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from miniature.muon import Muon, takes
+from miniature.muon import Muon, muon_parameters
 
-EVERY, SHEET_EVERY = 250, 1000
+CHECKPOINT_EVERY, SHEET_EVERY = 250, 1000
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def join_others() -> None:
-    """Under `torchrun`, become one of its processes, which share each batch; the first alone writes to the folder."""
+def init_distributed() -> None:
+    """Join the processes that `torchrun` started. They share each batch, and only the main process writes files."""
     if "RANK" in os.environ:
         distributed.init_process_group("gloo")
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 @contextmanager
-def first_alone() -> Iterator[None]:
-    """The first process does what is inside before the others do."""
-    if not first():
+def main_process_first() -> Iterator[None]:
+    """The main process runs the block before the others do."""
+    if not is_main_process():
         distributed.barrier()
     yield
-    if first() and distributed.is_initialized():
+    if is_main_process() and distributed.is_initialized():
         distributed.barrier()
 
 
-def own_share() -> slice:
-    """Which rows of a batch this process learns from. All draw the same batch, so their number changes no draw."""
+def own_rows() -> slice:
+    """The rows of a batch that this process learns from. Every process draws the same whole batch."""
     if not distributed.is_initialized():
         return slice(None)
     return slice(distributed.get_rank(), None, distributed.get_world_size())
 
 
 class Trainer:
-    """Warm-up and cosine decay of the learning rates; checkpoints; an exponential average of weights and statistics.
+    """Trains modules with a warm-up and a cosine decay of the learning rate, and averages their weights exponentially.
 
-    `modules` are trained; `loss` gives the loss of step number i, with all randomness drawn from torch's CPU generator
-    or from i, so that a training which goes on from its checkpoint, with the same `steps`, is the one that was never
-    interrupted.
+    `loss` gives the loss of step i. It draws all randomness from torch's CPU generator or from i: a training that is
+    resumed from its checkpoint with the same `steps` equals one that was never interrupted.
     """
 
     def __init__(
@@ -79,13 +78,13 @@ class Trainer:
             for key, value in module.named_parameters()
             if value.requires_grad
         }
-        self.kept = self.parameters | {
+        self.averaged_tensors = self.parameters | {
             f"{part}.{key}": value
             for part, module in modules.items()
             for key, value in module.named_buffers()
             if "running" in key
         }
-        self.average = {key: value.detach().clone() for key, value in self.kept.items()}
+        self.average = {key: value.detach().clone() for key, value in self.averaged_tensors.items()}
         self.optimizers = optimizers
         self.schedules = [torch.optim.lr_scheduler.LambdaLR(each, self._rate) for each in self.optimizers]
         self.curve: list[tuple[int, float]] = []
@@ -93,18 +92,18 @@ class Trainer:
             self._load()
 
     def run(self, sheet: Callable[[], npt.NDArray[np.uint8]] | None = None) -> None:
-        """Train to the last step; every EVERY steps a checkpoint and the curve, more seldom a sheet."""
+        """Train to the last step. Save checkpoint and curve every CHECKPOINT_EVERY steps, a sheet every SHEET_EVERY."""
         total, count = 0.0, 0
-        quiet = not first()
-        with tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=10, disable=quiet) as progress:
+        silent = not is_main_process()
+        with tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=10, disable=silent) as progress:
             while self.step < self.steps:
                 total, count = total + self._learn(), count + 1
                 progress.update()
-                if self.step % EVERY == 0 or self.step == self.steps:
+                if self.step % CHECKPOINT_EVERY == 0 or self.step == self.steps:
                     self.curve.append((self.step, total / count))
                     progress.set_postfix(loss=f"{total / count:.4f}")
                     total, count = 0.0, 0
-                    if quiet:
+                    if silent:
                         continue
                     self._save()
                     if sheet and (self.step % SHEET_EVERY == 0 or self.step == self.steps):
@@ -119,7 +118,7 @@ class Trainer:
         self._swap()
 
     def _swap(self) -> None:
-        for key, value in self.kept.items():
+        for key, value in self.averaged_tensors.items():
             before = value.detach().clone()
             value.data.copy_(self.average[key])
             self.average[key] = before
@@ -131,26 +130,26 @@ class Trainer:
     def _learn(self) -> float:
         for value in self.parameters.values():
             value.grad = None
-        with self._attending():
+        with self._attention_backend():
             loss = self.loss(self.step)
             loss.backward()
-        told = self._agree(float(loss.detach()))
+        loss_value = self._average_gradients(float(loss.detach()))
         nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         for part in (*self.optimizers, *self.schedules):
             part.step()
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        for key, value in self.kept.items():
+        for key, value in self.averaged_tensors.items():
             self.average[key].lerp_(value.detach(), 1 - decay)
-        return told
+        return loss_value
 
-    def _attending(self) -> AbstractContextManager[None]:
-        """On a CPU, attention in plain steps: the fused one is for long rows and takes three times as long on these."""
+    def _attention_backend(self) -> AbstractContextManager[None]:
+        """Plain attention on a CPU: the fused kernel is made for long sequences and takes three times as long here."""
         on_cpu = next(iter(self.parameters.values())).device.type == "cpu"
         return sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext()
 
-    def _agree(self, loss: float) -> float:
-        """Make the gradients and the loss those of the whole batch."""
+    def _average_gradients(self, loss: float) -> float:
+        """Average the gradients over all processes; returns the averaged loss."""
         if not distributed.is_initialized():
             return loss
         gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
@@ -190,11 +189,11 @@ class Trainer:
 
 
 def make_optimizers(modules: Mapping[str, nn.Module], rate: float, **faster: float) -> list[torch.optim.Optimizer]:
-    """Muon for the weights that it is for, AdamW for all others; `faster` multiplies the rate of some modules."""
+    """Muon for the weights that suit it, AdamW for all others. `faster` multiplies the rate of the named modules."""
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for part, module in modules.items():
-        taken, own_rate = takes(module), rate * faster.get(part, 1.0)
+        taken, own_rate = muon_parameters(module), rate * faster.get(part, 1.0)
         trained = [value for value in module.parameters() if value.requires_grad]
         matrices.append({"params": [value for value in trained if value in taken], "lr": own_rate})
         others.append({"params": [value for value in trained if value not in taken], "lr": own_rate})
@@ -202,7 +201,7 @@ def make_optimizers(modules: Mapping[str, nn.Module], rate: float, **faster: flo
 
 
 def load_averaged(path: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Put the averaged weights of a finished (or unfinished) training into modules of the same names."""
+    """Load the averaged weights of a checkpoint, finished or not, into modules of the same names."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     for name, module in modules.items():
         module.load_state_dict(state["modules"][name])
@@ -211,13 +210,13 @@ def load_averaged(path: Path, modules: Mapping[str, nn.Module]) -> None:
 
 
 def write_float16(tensors: Mapping[str, Tensor], path: Path, **notes: float) -> None:
-    """Floats as safetensors, with notes in the file's header."""
+    """Write all floating-point tensors as float16 safetensors, with `notes` in the file's header."""
     halves = {name: value.half().contiguous() for name, value in tensors.items() if value.is_floating_point()}
     save_file(halves, path, metadata={name: str(value) for name, value in notes.items()})
 
 
 def load_float16(module: Module, path: Path) -> Module:
-    """The module with the weights that `write_float16` wrote; raises ValueError if the file lacks some."""
+    """Load a file of `write_float16` into the module; raises ValueError if the file lacks weights."""
     state = {name: value.float() for name, value in load_file(path).items()}
     missing = [name for name in module.load_state_dict(state, strict=False).missing_keys if "num_batches" not in name]
     if missing:
@@ -226,10 +225,10 @@ def load_float16(module: Module, path: Path) -> Module:
 
 
 def grid(rows: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Rows of pictures `[n, h, w, 3]` as one picture."""
+    """Join rows of pictures `[n, h, w, 3]` into one picture."""
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
 def to_pictures(pixels: Tensor) -> npt.NDArray[np.uint8]:
-    """`[n, 3, h, w]` in [-1, 1] to `[n, h, w, 3]` uint8."""
+    """Convert `[n, 3, h, w]` in [-1, 1] to `[n, h, w, 3]` uint8."""
     return ((pixels.detach().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

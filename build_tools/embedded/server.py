@@ -18,7 +18,7 @@ from typing import IO
 import tritonclient.grpc as grpc_client
 
 from build_tools.embedded import layout, log, preflight
-from build_tools.embedded.guard import EXIT_MARGIN_SECONDS, GuardSpec, State
+from build_tools.embedded.guard import EXIT_MARGIN_SECONDS, GuardSpec, GuardState, sweep
 from build_tools.embedded.options import EmbeddedServerError, Ports, PreflightError, ServerOptions
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError", "Ports", "PreflightError", "ServerOptions"]
@@ -86,11 +86,11 @@ class EmbeddedServer:
         return self.state.pid if self.is_running() else 0
 
     @property
-    def state(self) -> State:
+    def state(self) -> GuardState:
         try:
-            return State(**json.loads(self._state_path.read_text()))
+            return GuardState(**json.loads(self._state_path.read_text()))
         except FileNotFoundError:
-            return State()
+            return GuardState()
 
     def is_running(self) -> bool:
         """False once the server has ended for good (a supervised one may be between two runs)."""
@@ -141,6 +141,7 @@ class EmbeddedServer:
                 self._end(self._guard)
         finally:
             if self._lock is not None:
+                sweep(self._spec_path)
                 self._lock.close()
                 self._lock = None
 
@@ -164,6 +165,10 @@ class EmbeddedServer:
     def _state_path(self) -> Path:
         return self.options.run_dir / "state.json"
 
+    @property
+    def _spec_path(self) -> Path:
+        return self.options.run_dir / "guard.json"
+
     def _take_run_dir(self) -> None:
         lock = open(self.options.run_dir / "lock", "w")  # noqa: SIM115
         try:
@@ -172,16 +177,16 @@ class EmbeddedServer:
             lock.close()
             raise EmbeddedServerError(f"another server runs in {self.options.run_dir}") from error
         self._lock = lock
+        sweep(self._spec_path)
 
     def _launch(self) -> None:
         self.ports = choose_ports(self.options.host, self.options.ports)
         self._state_path.unlink(missing_ok=True)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log_path.write_bytes(b"")
-        spec_path = self.options.run_dir / "guard.json"
-        self._guard_spec().save(spec_path)
+        self._guard_spec().save(self._spec_path)
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "build_tools.embedded.guard", str(spec_path)],
+            [sys.executable, "-m", "build_tools.embedded.guard", str(self._spec_path)],
             env=layout.child_environment(dict(self.options.environment)),
             stdin=subprocess.DEVNULL,
             start_new_session=True,

@@ -1,4 +1,4 @@
-"""One ONNX file from pixels to faces: SCRFD and ArcFace with everything that insightface does between them."""
+"""Builds one ONNX file from pixels to faces: SCRFD, ArcFace, and everything that insightface does between them."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from build_tools.face_graph.alignment import Border
 from build_tools.face_graph.detection import Detection, detect
-from build_tools.face_graph.networks import FaceModelError, read_detector, read_recogniser
+from build_tools.face_graph.onnx_files import FaceModelError, read_detector, read_recogniser
 from build_tools.face_graph.ops import OPSET, Graph, Signature
 from build_tools.face_graph.recognition import recognise
 from instantid.contract import CANVAS, EMBEDDING_SIZE

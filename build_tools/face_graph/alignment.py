@@ -1,11 +1,11 @@
-"""Faces cut out and turned upright, as insightface's `norm_crop` and cv2 4.11's `warpAffine` do."""
+"""Cuts faces out and turns them upright, like insightface's `norm_crop` and cv2 4.11's `warpAffine`."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from build_tools.face_graph.networks import CROP
+from build_tools.face_graph.onnx_files import CROP
 from build_tools.face_graph.ops import Graph, cast, element, ints
 from instantid.contract import CANVAS
 
@@ -14,20 +14,20 @@ TEMPLATE = np.array(
 )
 """ArcFace's landmarks in the crop: image-left eye, image-right eye, nose, image-left and -right mouth corner."""
 _POSITION_STEPS = 1024
-"""cv2 rounds positions to this part of a pixel (AB_SCALE)..."""
+"""cv2 rounds positions to 1/1024 pixel (AB_SCALE)..."""
 _WEIGHT_STEPS = 32
-"""...and then cuts them to this one (INTER_TAB_SIZE)."""
+"""...and then truncates them to 1/32 pixel (INTER_TAB_SIZE)."""
 _POSITION_LIMIT = 2**20
-"""Positions in pixels further out are all border; keeps the integers in range."""
+"""Positions are clipped to this many pixels, far outside the photo, to keep the integers in range."""
 Border = Literal["black", "edge"]
-"""What a crop shows where the photo ends: zeros, as insightface has it, or the photo's outermost pixels."""
+"""What a crop shows outside the photo: zeros, as in insightface, or the photo's outermost pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """FP64 [f] of `x' = cosine * x - sine * y + x_shift`, `y' = sine * x + cosine * y + y_shift`.
+    """Names of FP64 [f] in `x' = cosine * x - sine * y + x_shift`, `y' = sine * x + cosine * y + y_shift`.
 
-    Both factors include the scale.
+    Cosine and sine include the scale.
     """
 
     cosine: str
@@ -60,7 +60,7 @@ def similarity(graph: Graph, landmarks: str) -> Similarity:
 def warp(
     graph: Graph, images: str, sizes: str, photo_index: str, transform: Similarity, border: Border = "black"
 ) -> str:
-    """Crops FP32 [f, 3, 112, 112] RGB of whole numbers in [0, 255].
+    """Crops FP32 [f, 3, 112, 112] RGB with integer values in [0, 255].
 
     Positions are rounded to 1/32 of a pixel and weights are integers, exactly as in cv2.
     """
@@ -104,7 +104,7 @@ def _grid(graph: Graph, by_column: str, by_row: str, shift: str) -> str:
 
 
 def _fixed(graph: Graph, positions: str, axis: int) -> str:
-    """Positions as integers; those of landmarks that coincide, which have no transform, lie outside."""
+    """Positions as integers. Coinciding landmarks have no transform; their positions are set outside the photo."""
     limit = np.float64(_POSITION_LIMIT * _POSITION_STEPS // 4)
     scaled = graph.op("Round", graph.op("Mul", positions, np.float64(_POSITION_STEPS)))
     known = graph.op("Where", graph.op("IsNaN", scaled), limit, graph.op("Clip", scaled, -limit, limit))
@@ -147,5 +147,5 @@ def _sum(graph: Graph, values: str) -> str:
 
 
 def _per_face(graph: Graph, values: str, axes: int) -> str:
-    """[f] as [f, 1, ...] with so many axes more."""
+    """Reshape [f] to [f, 1, ...] with so many more axes."""
     return graph.op("Reshape", values, ints(-1, *[1] * axes))

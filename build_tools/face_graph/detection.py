@@ -1,4 +1,4 @@
-"""Faces of all photos: the detector at each size in turn, decoding, suppression, and the cut to the largest."""
+"""Detects the faces of all photos: the detector at each size, decoding, suppression, selection of the largest."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ import numpy as np
 from onnx import TensorProto
 
 from build_tools.face_graph.letterbox import letterbox
-from build_tools.face_graph.networks import ANCHORS, STRIDES, Detector
+from build_tools.face_graph.onnx_files import ANCHORS, STRIDES, OnnxDetector
 from build_tools.face_graph.ops import Graph, Shape, Signature, Value, cast, element, ints, size, vector
 
 _FOUND: tuple[Signature, ...] = (
@@ -18,38 +18,38 @@ _FOUND: tuple[Signature, ...] = (
     ("detection_size", TensorProto.INT64, [None]),
 )
 SCORE, OVERLAP = 0.5, 0.4
-"""Least score of a face and greatest overlap (IoU) of two: insightface's defaults."""
+"""Minimum score of a face and maximum overlap (IoU) of two faces: insightface's defaults."""
 _KEPT: tuple[Signature, ...] = (
     *((f"best_{name}", kind, shape) for name, kind, shape in _FOUND[:3]),
     ("best_size", TensorProto.INT64, []),
     ("best_rank", TensorProto.FLOAT, []),
 )
 NOTHING_FOUND = 0
-"""Detection size of a photo without faces: every size was tried."""
+"""The detection size of a photo in which no size found a face."""
 Detection = Literal["surest", "reference"]
-"""Which size's faces of a photo are kept: those of which the largest has the best score, or the first found."""
+"""Which size's faces of a photo are kept: those whose largest face has the best score, or the first ones found."""
 
 
 @dataclass(frozen=True, slots=True)
-class Faces:
-    """Names of FP32 boxes [f, 4], scores [f], landmarks [f, 5, 2], in one order."""
+class FaceTensors:
+    """Names of FP32 boxes [f, 4], scores [f], landmarks [f, 5, 2], all in the same order."""
 
     boxes: str
     scores: str
     landmarks: str
 
-    def take(self, graph: Graph, index: str) -> "Faces":
+    def take(self, graph: Graph, index: str) -> "FaceTensors":
         fields = (self.boxes, self.scores, self.landmarks)
-        return Faces(*(graph.op("Gather", values, index, axis=0) for values in fields))
+        return FaceTensors(*(graph.op("Gather", values, index, axis=0) for values in fields))
 
 
 def detect(
-    graph: Graph, images: str, sizes: str, detector: Detector, max_faces: int, detection: Detection = "surest"
+    graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_faces: int, detection: Detection = "surest"
 ) -> None:
     """Add the outputs `boxes`, `scores`, `landmarks`, `photo_index` and `detection_size` to the graph.
 
-    One Loop; each turn looks at one photo at one size, and the best of a photo's looks is kept. So the detector
-    stands in the file once.
+    A Loop looks at one photo at one size in each turn, and keeps the best look at each photo. So the detector is in
+    the file only once.
     """
     looks = np.int64(len(detector.sizes))
     body = graph.body()
@@ -80,14 +80,14 @@ def _empty(kind: int, shape: Shape) -> np.ndarray:
     return np.zeros(dims, np.float32 if kind == TensorProto.FLOAT else np.int64)
 
 
-def _look(graph: Graph, images: str, sizes: str, detector: Detector, max_faces: int) -> Faces:
+def _look(graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_faces: int) -> FaceTensors:
     box = letterbox(graph, images, sizes, "photo", "size")
     detector.network.insert(graph, box.blob)
     return _largest(graph, _suppress(graph, _decode(graph, detector, box.scale)), max_faces)
 
 
-def _decode(graph: Graph, detector: Detector, scale: str) -> Faces:
-    """Candidates of at least the least score, in photo pixels (insightface's `SCRFD.forward`)."""
+def _decode(graph: Graph, detector: OnnxDetector, scale: str) -> FaceTensors:
+    """Candidates with at least the minimum score, in photo pixels (insightface's `SCRFD.forward`)."""
     scores, distances, offsets = (_joined(graph, names, width) for width, names in detector.outputs.items())
     scores = graph.op("Reshape", scores, ints(-1))
     chosen = graph.op("GreaterOrEqual", scores, np.float32(SCORE))
@@ -98,7 +98,7 @@ def _decode(graph: Graph, detector: Detector, scale: str) -> Faces:
     boxes = graph.op("Add", graph.op("Concat", centre, centre, axis=1), reach)
     steps = graph.op("Reshape", graph.op("Mul", offsets, stride), ints(-1, 5, 2))
     landmarks = graph.op("Add", graph.op("Unsqueeze", centre, ints(1)), steps)
-    return Faces(graph.op("Div", boxes, scale), scores, graph.op("Div", landmarks, scale))
+    return FaceTensors(graph.op("Div", boxes, scale), scores, graph.op("Div", landmarks, scale))
 
 
 def _joined(graph: Graph, names: tuple[str, ...], width: int) -> str:
@@ -124,8 +124,8 @@ def _anchors(graph: Graph, index: str) -> tuple[str, str]:
     return cast(graph, graph.op("Mul", cells, stride), np.float32), cast(graph, stride, np.float32)
 
 
-def _suppress(graph: Graph, faces: Faces) -> Faces:
-    """Greedy suppression, best first; insightface counts pixels, so that a box spans x1 - x0 + 1 of them."""
+def _suppress(graph: Graph, faces: FaceTensors) -> FaceTensors:
+    """Greedy suppression, best first. insightface counts pixels: a box is x1 - x0 + 1 of them wide."""
     spans = graph.op("Add", faces.boxes, np.array([0, 0, 1, 1], np.float32))
     selected = graph.op(
         "NonMaxSuppression",
@@ -137,8 +137,8 @@ def _suppress(graph: Graph, faces: Faces) -> Faces:
     return faces.take(graph, element(graph, selected, 2, axis=1))
 
 
-def _largest(graph: Graph, faces: Faces, limit: int) -> Faces:
-    """The `limit` faces of largest area, still best first."""
+def _largest(graph: Graph, faces: FaceTensors, limit: int) -> FaceTensors:
+    """The `limit` faces with the largest areas, still sorted by score."""
     areas = _areas(graph, faces)
     kept = graph.op("Min", vector(graph, size(graph, areas, 0)), ints(limit))
     graph.add("TopK", [areas, kept], ["largest_areas", "largest_index"])
@@ -146,14 +146,14 @@ def _largest(graph: Graph, faces: Faces, limit: int) -> Faces:
     return faces.take(graph, "kept_index")
 
 
-def _areas(graph: Graph, faces: Faces) -> str:
+def _areas(graph: Graph, faces: FaceTensors) -> str:
     low, high = (graph.op("Slice", faces.boxes, ints(i), ints(i + 2), ints(1)) for i in (0, 2))
     sides = graph.op("Sub", high, low)
     return graph.op("Mul", element(graph, sides, 0, axis=1), element(graph, sides, 1, axis=1))
 
 
-def _rank(graph: Graph, faces: Faces, detection: Detection) -> str:
-    """How good a look is, FP32: the score of its largest face, or 1 if it found any; 0 if it found none."""
+def _rank(graph: Graph, faces: FaceTensors, detection: Detection) -> str:
+    """The rank of a look, FP32: the score of its largest face, or 1 if it found any face, and 0 if it found none."""
     scores = graph.op("Concat", faces.scores, np.zeros(1, np.float32), axis=0)
     if detection == "reference":
         return graph.op("Ceil", graph.op("ReduceMax", scores, keepdims=0))
@@ -161,15 +161,15 @@ def _rank(graph: Graph, faces: Faces, detection: Detection) -> str:
     return graph.op("Gather", scores, graph.op("ArgMax", areas, axis=0, keepdims=0))
 
 
-def _keep(graph: Graph, faces: Faces, rank: str, last: str) -> None:
-    """Keep this look's faces if it ranks above the photo's looks before; with the last look, grow the outputs."""
+def _keep(graph: Graph, faces: FaceTensors, rank: str, last: str) -> None:
+    """Keep this look's faces if it ranks above the photo's earlier looks. The last look grows the outputs."""
     better = graph.op("Greater", rank, "best_rank_before")
     before, now = (size(graph, scores, 0) for scores in ("best_scores_before", faces.scores))
     first = graph.op("Where", better, before, np.int64(0))
     count = graph.op("Where", better, now, before)
     chosen = graph.op("Range", first, graph.op("Add", first, count), np.int64(1))
     joined = (graph.op("Concat", f"best_{name}_before", values, axis=0) for name, values in asdict(faces).items())
-    kept = asdict(Faces(*joined).take(graph, chosen))
+    kept = asdict(FaceTensors(*joined).take(graph, chosen))
     best_size = graph.op("Where", better, "size", "best_size_before")
     best_rank = graph.op("Max", rank, "best_rank_before")
     ended, going = (graph.op("Where", last, *pair) for pair in ((count, np.int64(0)), (np.int64(0), count)))

@@ -1,7 +1,7 @@
-"""The photo in the top-left corner of a square, resized as cv2 4.11's `resize(..., INTER_LINEAR)` does on uint8.
+"""Fits a photo into the top-left corner of a square, with the same result as cv2 4.11's INTER_LINEAR on uint8.
 
-cv2 weighs columns, then rows, with 11-bit integers; every product here is the same integer, so the outcome is
-equal, not close. Halving, where cv2 takes the mean of four pixels instead, comes to the same numbers.
+cv2 interpolates columns, then rows, with 11-bit integer weights. The graph computes the same integers, so the results
+are equal to the bit. When it halves a photo, cv2 takes the mean of four pixels instead, which gives the same numbers.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Letterbox:
 
 @dataclass(frozen=True, slots=True)
 class _Taps:
-    """For each resized row or column: the two photo rows or columns, and their INT32 weights."""
+    """For each resized row or column: the two source rows or columns, and their INT32 weights."""
 
     near: str
     far: str
@@ -37,7 +37,7 @@ class _Taps:
 def letterbox(graph: Graph, images: str, sizes: str, photo: str, side: str) -> Letterbox:
     """Photo number `photo` of `images` UINT8 [n, CANVAS, CANVAS, 3], fitted into a square of `side` pixels.
 
-    Sizes follow insightface's `SCRFD.detect`: the longer side becomes `side`, the other is cut to an integer.
+    The size is that of insightface's `SCRFD.detect`: the longer side becomes `side`, the other is rounded down.
     """
     size = graph.op("Clip", graph.op("Gather", sizes, photo), np.int64(1), np.int64(CANVAS))
     height, width = element(graph, size, 0), element(graph, size, 1)
@@ -62,7 +62,7 @@ def _fit(graph: Graph, height: str, width: str, side: str) -> tuple[str, str]:
 
 
 def _taps(graph: Graph, before: str, after: str, *, clamp: bool) -> _Taps:
-    """cv2 sets the weight to whole pixels beyond the outer columns (`clamp`), but not beyond the outer rows."""
+    """cv2 clamps positions to the outer columns (`clamp`), but not to the outer rows."""
     ratio = graph.op("Div", cast(graph, after, np.float64), cast(graph, before, np.float64))
     step = graph.op("Div", np.float64(1), ratio)
     steps = cast(graph, graph.op("Range", np.int64(0), after, np.int64(1)), np.float64)
@@ -86,10 +86,10 @@ def _rest(graph: Graph, fraction: str) -> str:
 
 
 def _blend_columns(graph: Graph, images: str, photo: str, rows: str, columns: _Taps) -> str:
-    """Rows of the photo, resized along x, in 11-bit fixed point cut by 4 bits: INT32 [3, new width, new height].
+    """Rows of the photo, resized along x, in 11-bit fixed point without its last 4 bits: INT32 [3, new width, height].
 
-    The two transpositions make every later step run along whole rows of memory; the Reshape keeps onnxruntime
-    from joining them into one that is ten times slower. The sums are exact in FP32, and the cast cuts them.
+    After the two transpositions all steps run along contiguous memory; the Reshape keeps onnxruntime from fusing them
+    into one that is ten times slower. The sums are exact in FP32, and the cast truncates them.
     """
     numbers = graph.op("Add", rows, graph.op("Mul", photo, np.int64(CANVAS)))
     taken = graph.op("Gather", graph.op("Reshape", images, ints(-1, CANVAS, 3)), numbers)
@@ -107,7 +107,7 @@ def _blend_columns(graph: Graph, images: str, photo: str, rows: str, columns: _T
 
 
 def _blend_rows(graph: Graph, near: str, far: str, rows: _Taps) -> str:
-    """Resized planes, UINT8 [3, new height, new width]; the cast cuts `sum / 4 + 1 / 2` as cv2's shift does."""
+    """Resized planes, UINT8 [3, new height, new width]; the cast truncates `sum / 4 + 1 / 2` as cv2's shift does."""
     parts = [
         graph.op("Div", graph.op("Mul", part, weight), np.int32(65536))
         for part, weight in ((near, rows.near_weight), (far, rows.far_weight))

@@ -1,4 +1,4 @@
-"""Writes ONNX operators one call at a time."""
+"""Builds ONNX graphs, one operator a call."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ Signature = tuple[str, int, Shape]
 
 @dataclass
 class Graph:
-    """Nodes and constants of one graph or of the body of a Loop; names are unique over the whole model."""
+    """Nodes and constants of one graph or of the body of a Loop; names are unique in the whole model."""
 
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Graph:
         self.nodes.append(helper.make_node(kind, names, list(outputs), **attributes))
 
     def declare(self, name: str, kind: int, shape: Shape) -> None:
-        """State the shape of a tensor that shape inference cannot see through to."""
+        """Declare the shape of a tensor that shape inference cannot derive."""
         self.shapes.append(helper.make_tensor_value_info(name, kind, shape))
 
     def body(self) -> "Graph":
@@ -65,7 +65,7 @@ class Graph:
 
 
 def ints(*values: int) -> NDArray[np.int64]:
-    """Axes, shapes and indices as ONNX wants them."""
+    """Axes, shapes and indices in ONNX's type."""
     return np.array(values, np.int64)
 
 
@@ -74,7 +74,7 @@ def cast(graph: Graph, value: Value, dtype: type[np.generic]) -> str:
 
 
 def element(graph: Graph, values: Value, index: int, axis: int = 0) -> str:
-    """`values[index]` along `axis`, which disappears."""
+    """`values[index]` along `axis`, without that axis."""
     return graph.op("Gather", values, np.int64(index), axis=axis)
 
 

@@ -1,18 +1,18 @@
-"""Embeddings of all faces, a few at a time."""
+"""Computes the embeddings of all faces, a few at a time."""
 
 import numpy as np
 from onnx import TensorProto
 
 from build_tools.face_graph.alignment import Border, similarity, warp
-from build_tools.face_graph.networks import Recogniser
+from build_tools.face_graph.onnx_files import OnnxRecogniser
 from build_tools.face_graph.ops import Graph, Signature, cast, ints, size, vector
 from instantid.contract import EMBEDDING_SIZE
 
 
-def recognise(graph: Graph, images: str, sizes: str, recogniser: Recogniser, border: Border) -> None:
+def recognise(graph: Graph, images: str, sizes: str, recogniser: OnnxRecogniser, border: Border) -> None:
     """Add the output `embeddings` to the graph, from its `landmarks` and `photo_index`.
 
-    A Loop over groups of faces: none means no turn, and memory is bounded however many faces there are.
+    A Loop runs over groups of faces: there is no turn without faces, and memory is bounded for any number of faces.
     """
     body = graph.body()
     landmarks, photo_index = _group(body, recogniser.batch)

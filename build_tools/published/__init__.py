@@ -1,1 +1,1 @@
-"""The published weights: fetched, checked, converted into a set and verified. See docs/weights.md."""
+"""Fetches, checks, converts and verifies the published weights. See docs/weights.md."""

@@ -1,9 +1,9 @@
-"""Published files and a user's own into one set of weights, in the layout that serving reads."""
+"""Assembles a set of weights, in the layout that serving reads, from published files and a user's own."""
 
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,20 +15,18 @@ from build_tools.face_graph import build_face_graph
 from build_tools.published.checkpoint import local_files
 from build_tools.published.folder import staged, write_record
 from build_tools.published.manifest import PublishedFile, Source, WeightsError
-from build_tools.published.transfer import check
+from build_tools.published.transfer import Progress, check
 from instantid.profile import SDXL, Profile
 
 AS_PUBLISHED = ("sdxl/vae/", "lora/")
-"""Kept in the type they are published in: the VAE decodes in float32 too, LoRAs are fused in float32."""
-
-Progress = Callable[[str], None]
+"""These keep the type they are published in: the VAE may decode in float32, and LoRAs are fused in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """What a set is made from: files of `sources` in the folder `published`, and a user's own files.
+    """The files that a set is made from: those of `sources` in the folder `published`, and a user's own.
 
-    `dtype` is torch's name of a float type.
+    `dtype` is the name of a torch float type.
     """
 
     sources: Sequence[Source]
@@ -45,7 +43,7 @@ class Ingredients:
         return (*lines, *(f"{path.name}: your own file, licence not known here" for path in own))
 
     def disk_needed(self, output: Path) -> int:
-        """Bytes that the set adds to the disk of `output`, from above; files on the same disk are linked."""
+        """An upper bound of the bytes that the set adds to the disk of `output`; files on that disk are linked."""
         near = next(parent for parent in (output, *output.absolute().parents) if parent.exists())
         same_disk = self.published.exists() and near.stat().st_dev == self.published.stat().st_dev
         members = 2 * sum(member.size or 0 for _, file in self._files() for member in file.members)
@@ -60,7 +58,7 @@ class Ingredients:
 def assemble(
     ingredients: Ingredients, output: Path, recipe: Mapping[str, Any], progress: Progress = lambda part: None
 ) -> None:
-    """Make the set `output`; it appears whole or not at all.
+    """Make the set `output`, which appears complete or not at all.
 
     Floats other than those of the VAE and of LoRAs are stored in `dtype`. Raises WeightsError or ValueError, naming
     the file, for one that is missing or not of its form.
@@ -82,7 +80,7 @@ def assemble(
 
 
 def place(origin: Path, target: Path, dtype: torch.dtype | None) -> None:
-    """Put one file into a set: pickles and other floats converted, all else linked, or copied across disks."""
+    """Put one file into a set. Pickles and floats of other types are converted; other files are linked or copied."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if origin.suffix == ".bin":
         convert_adapter(origin, target, dtype)
@@ -93,7 +91,7 @@ def place(origin: Path, target: Path, dtype: torch.dtype | None) -> None:
 
 
 def extract(archive: Path, members: Sequence[PublishedFile], folder: Path) -> None:
-    """Take `members` out of a zip file, in whatever folder inside it they lie, and check them."""
+    """Extract `members` from a zip file, whichever folder inside it they are in, and check them."""
     if not members:
         return
     with zipfile.ZipFile(archive) as packed:

@@ -1,4 +1,4 @@
-"""A user's own SDXL checkpoint as a diffusers folder, on this disk or on the hub: which of its files a set needs."""
+"""Chooses the files that a set needs from a user's SDXL checkpoint, a diffusers folder on this disk or on the hub."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -20,10 +20,10 @@ PLAIN = ("scheduler", "tokenizer", "tokenizer_2")
 
 
 def diffusers_files(names: Collection[str], where: str) -> dict[str, str]:
-    """Files of a diffusers SDXL folder that a set needs, with their names in it.
+    """The files of a diffusers SDXL folder that a set needs, with their names in the set.
 
-    Float16 files are taken where there are any, of the VAE the full ones. Raises WeightsError, naming `where` and
-    the part, if a part is missing or only there as a pickle.
+    Float16 files are preferred, except for the VAE. Raises WeightsError, naming `where` and the part, if a part is
+    missing or only there as a pickle.
     """
     names = [name for name in names if name.count("/") == 1]
     chosen: dict[str, str] = {}
@@ -37,13 +37,13 @@ def diffusers_files(names: Collection[str], where: str) -> dict[str, str]:
 
 
 def local_files(folder: Path) -> dict[Path, str]:
-    """As `diffusers_files`, for a folder on this disk."""
+    """`diffusers_files` for a folder on this disk."""
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     return {folder / name: to for name, to in diffusers_files(names, str(folder)).items()}
 
 
 def hub_source(spec: str, hub: Hub) -> Source:
-    """The files of `owner/name` or `owner/name@revision` on the hub, pinned to the commit it is at now.
+    """The files of `owner/name` or `owner/name@revision` on the hub, pinned to its current commit.
 
     Raises WeightsError if the hub has no such repository or it is not a diffusers SDXL folder.
     """

@@ -1,4 +1,4 @@
-"""`python -m build_tools weights download|full|verify`."""
+"""The commands `python -m build_tools weights download|full|verify`."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -39,8 +39,8 @@ ManifestFile = Annotated[Path, typer.Option(help="What is published where, with 
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What the operator chose, before anything is looked up."""
+class Selection:
+    """The operator's options, before anything is looked up."""
 
     checkpoint: str = ""
     faces: tuple[Path, Path] | None = None
@@ -58,7 +58,7 @@ class Choice:
         return path if self.checkpoint and path.exists() else None
 
     def recipe(self) -> dict[str, Any]:
-        """Equal for two sets that would hold the same."""
+        """What the set is made from: two sets with equal recipes have equal contents."""
         own = [path for path in (self.own_checkpoint, *(self.faces or ()), *self.loras) if path]
         return {
             "manifest": hash_file(self.manifest),
@@ -78,7 +78,7 @@ class Choice:
             )
 
     def sources(self, hub: Hub | None) -> list[Source]:
-        """Everything to be taken from the hub, or from a mirror of it where `hub` is None."""
+        """What to take from the hub, or from a mirror of it if `hub` is None."""
         replaced = ["sdxl"] * bool(self.checkpoint) + ["antelopev2"] * bool(self.faces)
         optional = [extra for extra in self.extras if not extra.endswith(".safetensors")]
         sources = choose(load_manifest(self.manifest), optional, replaced)
@@ -96,8 +96,8 @@ def download_command(
     with_: With = [],  # noqa: B006
     manifest: ManifestFile = MANIFEST,
 ) -> None:
-    """Fetch the published files, resumed and checked, into a folder that `full --mirror` reads."""
-    choice = Choice(checkpoint, None, with_, manifest=manifest)
+    """Download and check the published files, resuming earlier downloads, into a folder that `full --mirror` reads."""
+    choice = Selection(checkpoint, None, with_, manifest=manifest)
     with _reporting() as console, exclusive(output):
         choice.check()
         sources = choice.sources(Hub())
@@ -116,20 +116,20 @@ def full_command(
     dtype: Dtype = "float16",
     manifest: ManifestFile = MANIFEST,
 ) -> None:
-    """Download, convert and verify in one go; does nothing if the set is there and was made the same way."""
-    _make(Choice(checkpoint, faces, with_, dtype, manifest), output, accept_licence, mirror)
+    """Download, convert and verify. Does nothing if the set is already there and was made in the same way."""
+    _make(Selection(checkpoint, faces, with_, dtype, manifest), output, accept_licence, mirror)
 
 
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="Folder of a set.")] = FULL,
     load: Annotated[bool, typer.Option("--load", help="Also read the networks and run the face graph.")] = False,
 ) -> None:
-    """Prove that a set is complete, untouched and loadable; print the licences it runs under."""
+    """Check that a set is complete, unchanged and loadable, and print its licences."""
     with _reporting() as console:
         _verify(folder, load, console)
 
 
-def _make(choice: Choice, output: Path, accepted: bool, published: Path | None) -> None:
+def _make(choice: Selection, output: Path, accepted: bool, published: Path | None) -> None:
     from build_tools.published.assemble import Ingredients, assemble
 
     with _reporting() as console, exclusive(output.parent):
@@ -153,7 +153,7 @@ def _make(choice: Choice, output: Path, accepted: bool, published: Path | None) 
 
 
 def _download(sources: Sequence[Source], folder: Path, then: int, console: Console) -> None:
-    """`then`: bytes that will be needed afterwards."""
+    """Fetch `sources` into `folder` if the disk also has room for the `then` bytes that are needed afterwards."""
     check_space(folder, missing_bytes(sources, folder) + then)
     if not console.is_terminal:
         disable_progress_bars()

@@ -1,4 +1,4 @@
-"""A set of weights as a folder: made aside and put in place whole, with a record of every file in it."""
+"""A set of weights is a folder that appears complete or not at all, with a record of all its files."""
 
 import fcntl
 import json
@@ -15,12 +15,12 @@ from instantid.profile import FILE_NAME as PROFILE
 from instantid.settings import CACHE_FOLDER
 
 RECORD = "files.json"
-"""Size and sha256 of every other file of the set, and what it was made from."""
+"""Holds size and sha256 of every other file of the set, and what the set was made from."""
 
 
 @contextmanager
 def staged(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its place when the block ends well, and is removed when it does not.
+    """A temporary folder beside `output`. It replaces `output` when the block succeeds, and is removed when it fails.
 
     Raises WeightsError if `output` holds something that is not a set of weights.
     """
@@ -42,7 +42,7 @@ def staged(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Raises WeightsError while another process holds the same folder."""
+    """Lock the folder for this process; raises WeightsError while another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".weights.lock").open("w") as lock:
         try:
@@ -53,7 +53,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def write_record(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Hash every file of a set and write `files.json`; `recipe` says what the set was made from."""
+    """Hash every file of a set and write `files.json`. `recipe` says what the set was made from."""
     paths = _files(folder)
     for path in paths:
         if path.stat().st_nlink == 1:
@@ -68,7 +68,7 @@ def write_record(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Raises WeightsError for a set without a record or with a broken one."""
+    """Read `files.json`; raises WeightsError if it is missing or broken."""
     path = folder / RECORD
     try:
         record: dict[str, Any] = json.loads(path.read_text())
@@ -78,7 +78,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def is_current(folder: Path, recipe: Mapping[str, Any]) -> bool:
-    """Whether the set was made from `recipe` and every file still has its size."""
+    """Whether the set was made from `recipe` and all its files still have their sizes."""
     try:
         record = read_record(folder)
     except WeightsError:
@@ -90,7 +90,7 @@ def is_current(folder: Path, recipe: Mapping[str, Any]) -> bool:
 
 
 def changes(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """What is not as recorded, one line per file: missing, not recorded, of another size or content."""
+    """Differences from the record, one line for each file that is missing, not recorded or changed."""
     found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     recorded: Mapping[str, Mapping[str, Any]] = record["files"]
     lines = [f"{name}: is missing" for name in recorded.keys() - found.keys()]
@@ -107,7 +107,7 @@ def changes(folder: Path, record: Mapping[str, Any]) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The set's own files: not the record, and not what a server measured on this machine and keeps beside them."""
+    """The set's own files, without the record and the cache of servers on this machine."""
     cache = folder / CACHE_FOLDER
     return sorted(
         path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD and cache not in path.parents

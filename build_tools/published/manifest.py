@@ -1,4 +1,4 @@
-"""What is published where: `build_tools/weights.toml` read into objects and checked."""
+"""The manifest `build_tools/weights.toml`, which says what is published where, as checked objects."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ MANIFEST = Path(__file__).parents[1] / "weights.toml"
 
 
 class WeightsError(Exception):
-    """Something about weights that the operator can act on; the message names file and cause."""
+    """A problem with weights that the operator can solve; the message names file and cause."""
 
 
 Unpublished = BeforeValidator(lambda value: None if value == "unpublished" else value)
-_checked = dataclass(frozen=True, slots=True, config={"extra": "forbid"})
+_strict_dataclass = dataclass(frozen=True, slots=True, config={"extra": "forbid"})
 
 
-@_checked
+@_strict_dataclass
 class PublishedFile:
     """One file of a repository, or one member of an archive.
 
@@ -40,13 +40,13 @@ class PublishedFile:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Every place in a set of weights that this file fills."""
+        """The places of this file or of its members in a set of weights."""
         return (self.to,) if self.to else tuple(place for member in self.members for place in member.places)
 
 
-@_checked
+@_strict_dataclass
 class Source:
-    """Files of one hub repository at one commit; `optional` says what it is for, empty for what every set needs."""
+    """Files of one hub repository at one commit. `optional` is their purpose, or empty if every set needs them."""
 
     name: str
     repository: str
@@ -58,16 +58,16 @@ class Source:
 
     @property
     def size(self) -> int:
-        """Bytes to download, as far as sizes are published."""
+        """Bytes to download, without the files whose size is not published."""
         return sum(file.size or 0 for file in self.files)
 
     def local(self, folder: Path, file: PublishedFile) -> Path:
-        """Where a file lies in a folder of downloads or in a mirror."""
+        """The path of a file in a folder of downloads or in a mirror."""
         return folder / self.repository / file.path
 
 
 def load_manifest(path: Path = MANIFEST) -> dict[str, Source]:
-    """All sources by name.
+    """Read all sources, by name.
 
     Raises WeightsError, naming entry and field, for a field that is missing, unknown or not of its form.
     """
@@ -80,9 +80,9 @@ def load_manifest(path: Path = MANIFEST) -> dict[str, Source]:
 
 
 def choose(manifest: Mapping[str, Source], optional: Sequence[str], replaced: Sequence[str]) -> list[Source]:
-    """The sources of a set: what every set needs but `replaced`, and the `optional` ones named.
+    """The sources of a set: the ones every set needs without the `replaced` ones, and the named `optional` ones.
 
-    A file whose place an optional source fills is left out. Raises WeightsError for an unknown name.
+    A file is left out if an optional source has one for the same place. Raises WeightsError for an unknown name.
     """
     for name in optional:
         if name not in manifest or not manifest[name].optional:

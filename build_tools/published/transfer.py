@@ -1,4 +1,4 @@
-"""Fetches published files from a hub: several at once, resumed, checked, and only then under their final name."""
+"""Downloads published files from a hub, several at once. A file gets its final name only after it is checked."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from huggingface_hub.utils import build_hf_headers
 from build_tools.published.manifest import PublishedFile, Source, WeightsError
 
 LOCK = "weights.lock.json"
-"""In a folder of downloads: size and sha256, as first seen, of files for which none is published."""
+"""A file in a folder of downloads. It records size and sha256 at the first download where they are not published."""
 WORKERS = 4
 REPORT_SECONDS = 60.0
 _RANGE_NOT_SATISFIABLE = 416
@@ -29,12 +29,12 @@ Job = tuple[Source, PublishedFile]
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """Where published files come from; `endpoint` None means huggingface_hub's own setting (HF_ENDPOINT)."""
+    """The hub to download from. An `endpoint` of None means huggingface_hub's own setting (HF_ENDPOINT)."""
 
     endpoint: str | None = None
 
     def get(self, job: Job, partial: Path) -> None:
-        """Append what is missing to `partial`; a dropped connection is resumed a few times by huggingface_hub."""
+        """Append the missing bytes to `partial`. huggingface_hub resumes a dropped connection a few times."""
         source, file = job
         url = hf_hub_url(source.repository, file.path, revision=source.revision, endpoint=self.endpoint)
         with partial.open("ab") as stream:
@@ -49,10 +49,10 @@ class Hub:
 
 
 def fetch(sources: Sequence[Source], folder: Path, hub: Hub, progress: Progress) -> None:
-    """Bring every file of `sources` into `folder`; what is there and whole is not fetched again.
+    """Download every file of `sources` into `folder`, except complete ones that are already there.
 
-    A failed file leaves the others alone: they are finished, then WeightsError names each that failed. What an
-    interrupted transfer brought stays beside the final name, ending in `.partial`, and is continued.
+    If a file fails, the others are finished, and then WeightsError names each failed file. An interrupted download
+    stays in a file that ends in `.partial`, and the next run continues it.
     """
     jobs = [(source, file) for source in sources for file in source.files]
     failures: list[str] = []
@@ -77,7 +77,7 @@ def fetch(sources: Sequence[Source], folder: Path, hub: Hub, progress: Progress)
 
 
 def missing_bytes(sources: Sequence[Source], folder: Path) -> int:
-    """Bytes still to download, as far as sizes are published."""
+    """Bytes that are still to download, without the files whose size is not published."""
     total = 0
     for source in sources:
         for file in source.files:
@@ -88,7 +88,7 @@ def missing_bytes(sources: Sequence[Source], folder: Path) -> int:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise WeightsError where the disk of `folder`, which need not exist, has not `needed` bytes free."""
+    """Raise WeightsError if the disk of `folder`, which need not exist, has less than `needed` bytes free."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
@@ -96,7 +96,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def check(path: Path, size: int | None, sha256: str | None, name: str = "") -> None:
-    """Raise WeightsError, with `name` or the path, if a file is missing or not the one that was published."""
+    """Raise WeightsError, with `name` or the path, if a file is missing or differs from the published one."""
     name = name or str(path)
     if not path.is_file():
         raise WeightsError(f"{name}: is missing")
@@ -107,7 +107,7 @@ def check(path: Path, size: int | None, sha256: str | None, name: str = "") -> N
 
 
 def check_downloads(sources: Sequence[Source], folder: Path) -> None:
-    """Check every file of `sources` in a folder of downloads or a mirror; raises WeightsError for the first wrong."""
+    """Check all files of `sources` in a folder of downloads or a mirror. Raises WeightsError for a wrong one."""
     known = read_lock(folder)
     jobs = [(source, file) for source in sources for file in source.files]
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -126,7 +126,7 @@ def read_lock(folder: Path) -> dict[str, dict[str, int | str]]:
 
 
 def record(jobs: Sequence[Job], folder: Path) -> None:
-    """Write down size and sha256 of files without published ones; what was written down before stays."""
+    """Record size and sha256 of files for which none is published. Earlier records stay."""
     known = read_lock(folder)
     unpublished = {_key(job): job[0].local(folder, job[1]) for job in jobs if None in (job[1].size, job[1].sha256)}
     new = {

@@ -1,4 +1,4 @@
-"""Proves that a set of weights is complete, untouched and loadable."""
+"""Checks that a set of weights is complete, unchanged and loadable."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -25,17 +25,17 @@ from instantid.profile import load_profile
 
 GRAPH = "face_analysis.onnx"
 LEGACY_VAE = ".query.weight"
-"""In VAE files of before diffusers 0.15; the loader renames these tensors."""
+"""The end of tensor names in VAE files from before diffusers 0.15; the loader renames these tensors."""
 
 Check = Callable[[Path], None]
 
 
 def verify(folder: Path, load: bool = False) -> list[str]:
-    """Everything that is wrong with a set, one line each; empty for a good one.
+    """All problems of a set, one line each.
 
-    Every file against the hashes written when the set was made; every network's tensor names and shapes against its
-    configuration; the adapter against the UNet; the face graph against ONNX. With `load`, the networks are read as
-    serving reads them and the face graph runs once. Raises FileNotFoundError for a folder without a set.
+    Every file is compared with the hash recorded when the set was made, every network's tensor names and shapes with
+    its configuration, the adapter with the UNet, and the face graph with the ONNX standard. With `load`, the networks
+    are also loaded as serving does it and the face graph runs once. Raises FileNotFoundError if there is no set.
     """
     load_profile(folder)
     problems = []
@@ -123,7 +123,7 @@ def _run_graph(path: Path) -> None:
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor names and shapes of a safetensors file, from its header only."""
+    """Tensor names and shapes of a safetensors file; reads the header only."""
     try:
         with safe_open(path, "pt") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118

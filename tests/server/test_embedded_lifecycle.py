@@ -178,6 +178,20 @@ def test_server_ends_with_its_guard(echo: ServerOptions) -> None:
         assert not server.is_running()
 
 
+def test_what_killed_processes_leave_is_removed_by_the_next_start(echo: ServerOptions) -> None:
+    arguments = [sys.executable, "-c", OWNER, str(echo.run_dir.parent)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as owner:
+        assert owner.stdout
+        server = psutil.Process(json.loads(owner.stdout.readline()))
+        for process in (owner, server.parent(), *server.children(), server):
+            process.kill()
+    assert eventually(lambda: not processes(echo))
+    left = [Path("/dev/shm", name) for name in shared_memory(echo)]
+    assert left
+    with EmbeddedServer(echo):
+        assert not any(region.exists() for region in left)
+
+
 def test_unsupervised_server_stays_down(echo: ServerOptions) -> None:
     with EmbeddedServer(echo) as server:
         os.kill(server.pid, signal.SIGKILL)

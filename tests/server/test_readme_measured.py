@@ -1,4 +1,4 @@
-"""Every command of README's table "Measured" runs: in a short form always, as it stands there in the long form."""
+"""Every command of README's table "Measured" runs: always in a short form, and unchanged in the long tests."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ import pytest
 from .conftest import ROOT
 
 COLLECT = ["--collect-only"]
-"""Rows of tests: `make test` and `make test-long` run the tests themselves; here they must be found."""
+"""For rows that are tests: `make test` and `make test-long` run them, and here they only have to be found."""
 SHORT = {
     "python bench/face_analysis.py --parity": ["--pictures", "4", "--output", "{folder}"],
     "python bench/face_analysis.py": ["--rounds", "1", "--faces", "6", "--threads", "1", "--output", "{folder}"],
@@ -22,7 +22,7 @@ SHORT = {
     "python -m miniature.meaning --people 20": ["--people", "2", "--steps", "2"],
     "pytest -m long tests/server/test_soak.py": COLLECT,
 }
-"""What makes each command short, put behind it."""
+"""The arguments that make each command short."""
 
 
 def measured():

@@ -11,7 +11,7 @@ SHAPE = torch.tensor([-0.35, -0.2, 0.35, -0.2, 0.0, 0.15, -0.25, 0.5, 0.25, 0.5]
 
 
 class DiscDetector(nn.Module):
-    """Scores bright discs of about 10 pixels' radius by centre minus surround; random sizes and landmarks."""
+    """Finds bright discs with a radius of about 10 pixels by centre minus surround; sizes and landmarks are random."""
 
     def __init__(self, batched: bool = False) -> None:
         super().__init__()

@@ -29,14 +29,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def graph(folder) -> parity.Graph:
-    return parity.Graph(folder / "fused.onnx", CPU, 2)
+def graph(folder) -> parity.FusedGraph:
+    return parity.FusedGraph(folder / "fused.onnx", CPU, 2)
 
 
 @pytest.fixture(scope="module")
-def reference(folder) -> parity.Reference:
+def reference(folder) -> parity.Insightface:
     (folder / "reference").mkdir()
-    return parity.Reference(folder / "detector.onnx", folder / "recogniser.onnx", folder / "reference", CPU, 2)
+    return parity.Insightface(folder / "detector.onnx", folder / "recogniser.onnx", folder / "reference", CPU, 2)
 
 
 def discs(size: tuple[int, int], count: int, seed: int, radius: float | None = None) -> np.ndarray:
@@ -94,9 +94,12 @@ def test_the_size_that_counts(folder, tmp_path, detection, sizes):
     build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "fused.onnx", detection=detection)
     (tmp_path / "reference").mkdir()
     paths = folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "reference"
-    theirs = parity.Reference(*paths, CPU, 2, detection)
+    theirs = parity.Insightface(*paths, CPU, 2, detection)
     photos = [two_kinds(), discs((960, 1280), 4, 3), discs((640, 1280), 0, 1)]
-    outputs, total = parity.Graph(tmp_path / "fused.onnx", CPU, 2).run(*parity.on_canvas(photos)), parity.Differences()
+    outputs, total = (
+        parity.FusedGraph(tmp_path / "fused.onnx", CPU, 2).run(*parity.on_canvas(photos)),
+        parity.Differences(),
+    )
     assert outputs["detection_size"].tolist() == sizes
     for i, photo in enumerate(photos):
         expected = theirs.find(photo)
@@ -134,7 +137,7 @@ def test_fifty_faces_and_the_cut_to_the_largest(folder, graph, reference, tmp_pa
     build_face_graph(folder / "detector.onnx", folder / "recogniser.onnx", tmp_path / "few.onnx", max_faces=7)
     kept = np.sort(np.argsort(-theirs.areas, kind="stable")[:7])
     np.testing.assert_allclose(
-        parity.Graph(tmp_path / "few.onnx", CPU, 2).find(crowd).boxes, theirs.boxes[kept], atol=0.01
+        parity.FusedGraph(tmp_path / "few.onnx", CPU, 2).find(crowd).boxes, theirs.boxes[kept], atol=0.01
     )
 
 
@@ -163,7 +166,7 @@ def test_published_oddities(folder, graph, tmp_path):
     half = export(SmallRecogniser().half(), torch.zeros(1, 3, 112, 112).half(), tmp_path / "half.onnx", 1)
     build_face_graph(old, half, tmp_path / "fused.onnx")
     picture, total = discs((832, 1280), 9, 2), parity.Differences()
-    total.add(parity.Graph(tmp_path / "fused.onnx", CPU, 2).find(picture), graph.find(picture), 0.5)
+    total.add(parity.FusedGraph(tmp_path / "fused.onnx", CPU, 2).find(picture), graph.find(picture), 0.5)
     assert (total.missed, total.extra) == (0, 0)
     assert min(total.cosines) > 0.9995
 
@@ -174,7 +177,7 @@ def test_recogniser_that_takes_one_face_at_a_time(folder, graph, tmp_path):
     onnx.save(model, str(tmp_path / "one.onnx"))
     build_face_graph(folder / "detector.onnx", tmp_path / "one.onnx", tmp_path / "fused.onnx")
     picture = discs((832, 1280), 9, 2)
-    ours = parity.Graph(tmp_path / "fused.onnx", CPU, 2).find(picture)
+    ours = parity.FusedGraph(tmp_path / "fused.onnx", CPU, 2).find(picture)
     np.testing.assert_allclose(ours.embeddings, graph.find(picture).embeddings, rtol=1e-4, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from build_tools.face_graph.networks import read_detector, read_recogniser
+from build_tools.face_graph.onnx_files import read_detector, read_recogniser
 
 from .scripts import load
 
@@ -29,7 +29,7 @@ def test_work_and_weights_of_the_published_networks(network: type[nn.Module], si
 
 
 def test_detector_file_has_the_published_form(tmp_path: Path):
-    random_faces.write_detector(tmp_path / "detector.onnx")
+    random_faces.write_random_detector(tmp_path / "detector.onnx")
     detector = read_detector(tmp_path / "detector.onnx")
     assert detector.sizes == (640, 128)
     session = onnxruntime.InferenceSession(str(tmp_path / "detector.onnx"))
@@ -42,6 +42,6 @@ def test_detector_file_has_the_published_form(tmp_path: Path):
 @pytest.mark.long
 @pytest.mark.parametrize("float16", [False, True])
 def test_recogniser_file_has_the_published_form(tmp_path: Path, float16: bool):
-    random_faces.write_recogniser(tmp_path / "recogniser.onnx", float16=float16)
+    random_faces.write_random_recogniser(tmp_path / "recogniser.onnx", float16=float16)
     recogniser = read_recogniser(tmp_path / "recogniser.onnx", batch=2)
     assert (recogniser.batch, recogniser.mean, recogniser.deviation) == (2, 127.5, 127.5)

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from miniature.album import describe_person, draw_page
+from miniature.album import describe_identity, draw_page
+from miniature.aligned_faces import align
 from miniature.latents import Captions
 from miniature.likeness import aligned
 from miniature.people import random_identity
-from miniature.people_pictures import align
+from miniature.pretraining import word_positions
 from miniature.scenery import SCENERY, draw_scenery
-from miniature.words import word_places
 
 
 def test_faces_are_cut_for_the_loss_as_the_face_graph_cuts_them():
-    """cv2's fixed-point sampling apart: at most 3 of 255, 0.3 in the mean, but for the crop's edge."""
+    """Up to cv2's fixed-point sampling: at most 3 of 255 and 0.3 on average were seen, without the crop's edge."""
     page = draw_page(random_identity(5), 3)
     pixels = torch.from_numpy(page.picture).permute(2, 0, 1)[None].float()
     cut = aligned(pixels, torch.from_numpy(page.landmarks)[None].float())[0].permute(1, 2, 0).numpy()
@@ -27,12 +27,12 @@ def test_a_person_s_states_are_those_of_the_words_that_describe():
     captions = Captions()
     text = "a photo of a pale-skinned person with long dark brown hair, green eyes, beard, thin glasses, wide nose"
     pieces = captions.tokenizer.convert_ids_to_tokens(captions.tokenizer(text).input_ids)
-    said = [pieces[place] for place in word_places(captions, text)]
+    said = [pieces[place] for place in word_positions(captions, text)]
     assert said[4:10] == ["brown</w>", "dark</w>", "hair</w>", "eyes</w>", "beard</w>", "glasses</w>"]
     assert said[12] == "nose</w>"
     assert {said[i] for i in (10, 11, 13, 14, 15)} == {"<|endoftext|>"}
     with pytest.raises(ValueError, match="not a description"):
-        word_places(captions, "a photo of a dog")
+        word_positions(captions, "a photo of a dog")
 
 
 def test_words_have_the_ids_that_the_text_encoders_learned():
@@ -43,9 +43,9 @@ def test_words_have_the_ids_that_the_text_encoders_learned():
 def test_every_description_is_read_and_fits():
     captions = Captions()
     for person in range(200):
-        text = f"a black and white photo of {describe_person(random_identity(person))}"
+        text = f"a black and white photo of {describe_identity(random_identity(person))}"
         assert len(captions.tokenizer(f"{text}, smiling, white turtleneck, garden").input_ids) <= 77
-        assert len(word_places(captions, text)) == 16
+        assert len(word_positions(captions, text)) == 16
 
 
 def test_a_page_repeats_and_its_caption_names_the_place():

@@ -1,4 +1,4 @@
-"""Every training of docs/miniature.md runs as its command, two steps of each, and what they made can be shipped."""
+"""Every training of docs/miniature.md runs as its command for two steps, and the results can be shipped."""
 
 import re
 import subprocess
@@ -22,6 +22,11 @@ SHORT = {
 def test_the_page_names_every_training():
     named = re.findall(r"python -m miniature\.(train_\w+)", (ROOT / "docs/miniature.md").read_text())
     assert set(named) == set(SHORT) == {path.stem for path in (ROOT / "miniature").glob("train_*.py")}
+
+
+def test_the_service_knows_nothing_of_the_miniature():
+    for path in (ROOT / "src").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) (miniature|build_tools)\b", path.read_text(), re.MULTILINE), path
 
 
 @pytest.mark.long

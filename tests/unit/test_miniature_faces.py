@@ -19,8 +19,8 @@ from PIL import Image
 from miniature.album import draw_page
 from miniature.backgrounds import BACKGROUNDS, random_background
 from miniature.crowds import draw_crowd
+from miniature.detections import face_networks, find_landmarks
 from miniature.faces import write_detector, write_recogniser
-from miniature.findings import face_networks, find_landmarks
 from miniature.head import View
 from miniature.painter import draw_person, random_appearance
 from miniature.people import random_identity
@@ -101,7 +101,7 @@ def test_finds_half_of_the_group_and_nothing_else(detector: SCRFD) -> None:
 
 
 def test_landmarks_of_near_faces_are_exact(detector: SCRFD) -> None:
-    """Mean distance in eye distances; 0.05 was seen."""
+    """The mean distance is in eye distances; 0.05 was seen."""
     errors = []
     for number in range(20):
         page = draw_page(random_identity(UNSEEN + number), number, 256, style="photo")
@@ -112,7 +112,7 @@ def test_landmarks_of_near_faces_are_exact(detector: SCRFD) -> None:
 
 
 def test_the_album_s_landmarks_are_those_that_insightface_finds(detector: SCRFD) -> None:
-    """bfloat16 apart: 0.003 eye distances were seen."""
+    """Up to the rounding of bfloat16; 0.003 eye distances were seen."""
     pages = [draw_page(random_identity(UNSEEN + number), number) for number in range(8)]
     found = find_landmarks(face_networks()[0], np.stack([page.picture for page in pages])).numpy()
     for page, marks in zip(pages, found, strict=True):

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from miniature import training
-from miniature.album import FACE_COUNTS, draw_page, face_places
+from miniature.album import FACE_WEIGHT, draw_page, face_weights
 from miniature.faces import DATA
-from miniature.latents import NOISY, Noise, keep, moments, whiten
+from miniature.latents import HIGH_NOISE, Noise, cached_tensors, moments, whiten
 from miniature.muon import Muon
 from miniature.people import random_identity
 from miniature.trained import load_vae
@@ -38,7 +38,7 @@ def sheet():
 
 
 def test_a_training_goes_on_exactly(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "EVERY", 5)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 5)
     monkeypatch.setattr(Trainer, "_rate", lambda self, step: 1.0)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -60,16 +60,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from miniature.training import Trainer, join_others, make_optimizers, own_share
+from miniature.training import Trainer, init_distributed, make_optimizers, own_rows
 
 torch.set_num_threads(1)
 torch.manual_seed(5)
-join_others()
+init_distributed()
 module = nn.Sequential(nn.Linear(16, 20), nn.Linear(20, 16))
 
 
 def loss(step):
-    return module(torch.randn(8, 16)[own_share()]).square().mean()
+    return module(torch.randn(8, 16)[own_rows()]).square().mean()
 
 
 optimizers = make_optimizers({"m": module}, 1e-2)
@@ -150,10 +150,10 @@ def test_all_weights_together_are_at_most_forty_megabytes():
 
 def test_the_face_counts_more_than_what_is_around_it():
     page = draw_page(random_identity(3), 8)
-    places = face_places(torch.from_numpy(page.landmarks).float()[None], 16)
+    places = face_weights(torch.from_numpy(page.landmarks).float()[None], 16)
     assert places.shape == (1, 1, 16, 16)
     for x, y in page.landmarks.astype(int) // 8:
-        assert places[0, 0, y, x] == FACE_COUNTS
+        assert places[0, 0, y, x] == FACE_WEIGHT
     assert places[0, 0, 0, 0] == 1.0
 
 
@@ -183,7 +183,7 @@ def test_the_clean_latents_are_found_under_the_noise():
 def test_noisy_rows_are_where_it_is_decided_what_is_painted():
     torch.manual_seed(4)
     timesteps = [Noise("cpu", share).add(torch.zeros(4000, 1, 1, 1))[2] for share in (0.0, 0.5)]
-    plain, noisy = ((part >= NOISY[0]).float().mean() for part in timesteps)
+    plain, noisy = ((part >= HIGH_NOISE[0]).float().mean() for part in timesteps)
     assert plain == pytest.approx(0.4, abs=0.03)
     assert noisy == pytest.approx(0.7, abs=0.03)
 
@@ -196,8 +196,8 @@ def test_what_networks_find_is_kept_until_they_change(tmp_path):
         return (torch.ones(3),)
 
     for _ in range(2):
-        assert torch.equal(keep(tmp_path / "kept.pt", [network], make)[0], torch.ones(3))
+        assert torch.equal(cached_tensors(tmp_path / "kept.pt", [network], make)[0], torch.ones(3))
     assert len(made) == 1
     nn.init.constant_(network.weight, 7)
-    keep(tmp_path / "kept.pt", [network], make)
+    cached_tensors(tmp_path / "kept.pt", [network], make)
     assert len(made) == 2

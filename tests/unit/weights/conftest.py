@@ -24,7 +24,7 @@ def hub(hub_server):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """huggingface_hub waits a second before it asks again."""
+    """huggingface_hub waits a second before it repeats a request."""
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
 
 

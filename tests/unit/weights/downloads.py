@@ -12,7 +12,7 @@ from .published_miniature import toml
 
 SIZE = 24_000_000
 WRITTEN = 10 << 20
-"""huggingface_hub writes to disk in pieces of this size; what a lost connection brought beyond them is asked again."""
+"""huggingface_hub writes to disk in pieces of this size; what a lost connection sent beyond them is requested again."""
 BIG, SMALL = "unet/big.safetensors", "config.json"
 CONTENT = {BIG: np.random.default_rng(0).bytes(SIZE), SMALL: b"{}"}
 

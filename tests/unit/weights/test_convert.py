@@ -1,4 +1,4 @@
-"""Conversion and the folder of a set: what is refused, what is kept, and that a set appears whole or not at all."""
+"""Conversion and the folder of a set: what is refused, what is kept, and that a set appears complete or not at all."""
 
 import pickle
 import zipfile
@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from build_tools.convert import cast, convert_adapter, convert_floats, has_floats_other_than
+from build_tools.convert import cast_floats, convert_adapter, convert_floats, has_floats_other_than
 from build_tools.published.assemble import extract, place
 from build_tools.published.checkpoint import diffusers_files
 from build_tools.published.folder import changes, is_current, read_record, staged, write_record
@@ -110,8 +110,8 @@ def test_floats_become_one_type_and_integers_stay(tmp_path, dtype):
 
 def test_values_beyond_float16_are_refused_by_name():
     with pytest.raises(ValueError, match="unet: conv_in: holds values too large for"):
-        cast(torch.tensor([1.0, 7e4]), torch.float16, "unet: conv_in")
-    assert cast(torch.tensor([1.0, 7e4]), torch.bfloat16, "unet: conv_in").dtype == torch.bfloat16
+        cast_floats(torch.tensor([1.0, 7e4]), torch.float16, "unet: conv_in")
+    assert cast_floats(torch.tensor([1.0, 7e4]), torch.bfloat16, "unet: conv_in").dtype == torch.bfloat16
 
 
 def test_a_file_across_disks_is_copied(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Transfers that go wrong: nothing half-done stands, messages name the file, and the next run goes on."""
+"""Downloads that fail: no incomplete file stays under its name, messages name the file, and the next run continues."""
 
 import pytest
 

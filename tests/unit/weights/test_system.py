@@ -53,7 +53,7 @@ def test_declared_size_beyond_the_disk_asks_the_hub_for_nothing(hub, tmp_path, m
 
 
 def test_full_disk(hub, tmp_path):
-    """On a file system of 15 MB of its own, made larger for the second run."""
+    """On a file system of its own with 15 MB, which is enlarged for the second run."""
     manifest = write_manifest(tmp_path, entry(BIG))
     small, command = tmp_path / "small", f"{sys.executable} -m build_tools "
     small.mkdir()
@@ -80,7 +80,7 @@ def test_full_disk(hub, tmp_path):
 
 
 def test_file_size_limit_of_the_process(hub, tmp_path):
-    """A write that fails in the middle, where no file system may be mounted."""
+    """A write fails in the middle; this needs no mounted file system."""
     command = [sys.executable, "-m", "build_tools", *download("published", write_manifest(tmp_path, entry(BIG)))]
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f 15000; exec "$@"', "-", *command],
@@ -109,7 +109,7 @@ def test_no_permission(hub, tmp_path):
 
 @contextmanager
 def ordinary_user():
-    """Root may write anywhere: become nobody for a while."""
+    """Run the block as the user nobody if we are root, who may write anywhere."""
     if os.geteuid() != 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""The two networks, read from files and known by the shapes they give."""
+"""Reads detector and recogniser from ONNX files. The shapes of the outputs tell which output is which."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ _FLOATS: dict[int, type[np.generic]] = {TensorProto.FLOAT: np.float32, TensorPro
 
 
 class FaceModelError(ValueError):
-    """A file is not what the face graph can be built from; the message names the file and what was expected."""
+    """The face graph cannot be built from a file; the message names the file and what was expected."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """A model ready to be put inside another graph; all its names begin with a prefix of its own."""
+class OnnxNetwork:
+    """A model to insert into another graph; all its names have a prefix of their own."""
 
     model: onnx.ModelProto
     dtype: type[np.generic]
@@ -38,7 +38,7 @@ class Network:
     def insert(self, graph: Graph, blob: str) -> None:
         """Add the network's nodes and weights to `graph`, reading FP32 `blob`.
 
-        Without the declared shape onnxruntime leaves sums beside convolutions instead of adding in place.
+        Without the declared shape, onnxruntime does not fuse sums into convolutions.
         """
         to = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
         graph.op("Cast", blob, name=self.input_name, to=to)
@@ -50,27 +50,27 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Detector:
-    """`outputs[width][i]` names the tensor of that row width (see KINDS) for the i-th stride; `sizes` it can take."""
+class OnnxDetector:
+    """`outputs[width][i]` is the output of that row width (see KINDS) for the i-th stride; `sizes` are input sides."""
 
-    network: Network
+    network: OnnxNetwork
     outputs: dict[int, tuple[str, ...]]
     sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Recogniser:
-    """`batch` faces at most go through at once; input is `(x - mean) / deviation`."""
+class OnnxRecogniser:
+    """A recogniser of at most `batch` faces at once, with the input `(x - mean) / deviation`."""
 
-    network: Network
+    network: OnnxNetwork
     output: str
     batch: int
     mean: float
     deviation: float
 
 
-def read_detector(path: Path) -> Detector:
-    """SCRFD with landmarks: one image in, nine outputs, two anchors a cell. Raises FaceModelError if it is not."""
+def read_detector(path: Path) -> OnnxDetector:
+    """Read an SCRFD with landmarks: one image in, nine outputs, two anchors a cell. Raises FaceModelError else."""
     model = _load(path)
     sides = [dim.dim_value for dim in _input(path, model).type.tensor_type.shape.dim[2:]]
     sizes = tuple(size for size in DETECTION_SIZES if all(side in (0, size) for side in sides))
@@ -80,11 +80,11 @@ def read_detector(path: Path) -> Detector:
     for size in sizes:
         groups = _group(path, _probe(path, model, (1, 3, size, size)), size)
     outputs = {width: tuple(f"detector/{name}" for name in names) for width, names in groups.items()}
-    return Detector(network, outputs, sizes)
+    return OnnxDetector(network, outputs, sizes)
 
 
-def read_recogniser(path: Path, batch: int) -> Recogniser:
-    """ArcFace: faces of 112x112 in, 512 numbers out. Raises FaceModelError if it is not."""
+def read_recogniser(path: Path, batch: int) -> OnnxRecogniser:
+    """Read an ArcFace: faces of 112x112 in, 512 numbers out. Raises FaceModelError for others."""
     model = _load(path)
     shape = [dim.dim_value for dim in _input(path, model).type.tensor_type.shape.dim]
     if any(side not in (0, CROP) for side in shape[2:]):
@@ -96,7 +96,7 @@ def read_recogniser(path: Path, batch: int) -> Recogniser:
         raise FaceModelError(f"{path}: outputs are {shapes}, expected one of [faces, {EMBEDDING_SIZE}]")
     mean, deviation = (0.0, 1.0) if _normalises_itself(model) else (127.5, 127.5)
     network = _network(path, model, "recogniser/", ("group_faces", 3, CROP, CROP))
-    return Recogniser(network, f"recogniser/{next(iter(outputs))}", batch, mean, deviation)
+    return OnnxRecogniser(network, f"recogniser/{next(iter(outputs))}", batch, mean, deviation)
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -116,8 +116,8 @@ def _input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
     return inputs[0]
 
 
-def _network(path: Path, model: onnx.ModelProto, prefix: str, shape: Shape) -> Network:
-    """The model in our opset, without the shapes it declares: published files keep those of another input size."""
+def _network(path: Path, model: onnx.ModelProto, prefix: str, shape: Shape) -> OnnxNetwork:
+    """Convert the model to our opset and drop its declared shapes, which are for another size in published files."""
     entry = _input(path, model)
     fitted = onnx.ModelProto()
     fitted.CopyFrom(model)
@@ -132,11 +132,11 @@ def _network(path: Path, model: onnx.ModelProto, prefix: str, shape: Shape) -> N
         fitted = version_converter.convert_version(fitted, OPSET)
     dtype = _FLOATS[entry.type.tensor_type.elem_type]
     split_prelu(fitted.graph)
-    return Network(compose.add_prefix(fitted, prefix), dtype, shape)
+    return OnnxNetwork(compose.add_prefix(fitted, prefix), dtype, shape)
 
 
 def _probe(path: Path, model: onnx.ModelProto, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """What the model gives for zeros of this shape, by output name; declared output shapes are often wrong."""
+    """Run the model on zeros of this shape, because declared output shapes are often wrong; returns outputs by name."""
     entry = _input(path, model)
     blob = np.zeros(shape, _FLOATS[entry.type.tensor_type.elem_type])
     try:
@@ -164,6 +164,6 @@ def _group(path: Path, outputs: dict[str, np.ndarray], size: int) -> dict[int, t
 
 
 def _normalises_itself(model: onnx.ModelProto) -> bool:
-    """insightface's rule (`ArcFaceONNX`): files that begin with Sub and Mul, from MXNet, take plain pixels."""
+    """insightface's rule (`ArcFaceONNX`): files that begin with Sub and Mul (from MXNet) expect raw pixels."""
     names = [node.name for node in model.graph.node[:8]]
     return all(any(name.startswith(kind) for name in names) for kind in (("Sub", "_minus"), ("Mul", "_mul")))

@@ -21,12 +21,12 @@ BOX = np.array((1.9, 1.2, 20.3, 24.2), np.float32)
 
 @lru_cache(maxsize=1)
 def grey_faces() -> FloatArray:
-    """`[100, 25, 25]` in [0, 1]; the subset's second hundred shows no faces."""
+    """Faces `[100, 25, 25]` in [0, 1]; the second hundred of the subset shows no faces."""
     return np.asarray(skimage.data.lfw_subset()[:100], np.float32)
 
 
 def random_face(rng: np.random.Generator) -> FloatArray:
-    """`[25, 25]` in [0, 1]: one face, or sometimes a blend of two."""
+    """A face `[25, 25]` in [0, 1]; three in ten are blends of two."""
     faces = grey_faces()
     face = faces[int(rng.integers(len(faces)))]
     if rng.random() < 0.3:

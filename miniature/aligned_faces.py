@@ -16,9 +16,9 @@ SIDE = 112
 
 
 def aligned_picture(person: int, shot: int, jitter: float = 1.5) -> ImageArray:
-    """Shot number `shot` of person number `person`, `[112, 112, 3]` uint8 RGB.
+    """Draw shot number `shot` of person number `person`, `[112, 112, 3]` uint8 RGB.
 
-    Aligned by its true landmarks, each moved by `jitter` pixels (standard deviation at 112), as a detector would.
+    It is aligned by its true landmarks, each moved by `jitter` pixels (standard deviation) as a detector's error.
     """
     rng = np.random.default_rng([person, shot, 0xFA])
     scale = float(rng.uniform(26, 52))
@@ -33,11 +33,11 @@ def aligned_picture(person: int, shot: int, jitter: float = 1.5) -> ImageArray:
 
 def align(picture: ImageArray, landmarks: npt.NDArray) -> ImageArray:
     """The `[112, 112, 3]` crop whose landmarks `[5, 2]` fit the template best (Umeyama, 1991; no reflection)."""
-    matrix = similarity(np.asarray(landmarks, np.float64), TEMPLATE)
+    matrix = similarity_matrix(np.asarray(landmarks, np.float64), TEMPLATE)
     return np.asarray(cv2.warpAffine(picture, matrix, (SIDE, SIDE)), np.uint8)
 
 
-def similarity(source: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def similarity_matrix(source: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The `[2, 3]` least-squares similarity from points `[n, 2]` to points `[n, 2]`, as complex numbers."""
     z, w = (points[:, 0] + 1j * points[:, 1] for points in (source, target))
     centred = z - z.mean()

@@ -1,7 +1,7 @@
-"""What the face networks that ship find in the album: the landmarks and embeddings that the service would take from it.
+"""Landmarks and embeddings that the shipped face networks find in the album: what the service would use.
 
-InstantID, too, is trained on what its face analysis finds. Where a landmark is found a little off in every face, the
-painted one is off as well, and is found where it was asked for.
+InstantID is trained on the results of its face analysis, too. A systematic error of the detector then cancels out: it
+has the same effect on the landmarks that are asked for and on those that are found in the painted picture.
 """
 
 import cv2
@@ -12,15 +12,15 @@ from tqdm import tqdm
 
 from miniature import ImageArray
 from miniature.album import Album
+from miniature.aligned_faces import align
 from miniature.detector import INPUT_MEAN, INPUT_STD, STRIDES, Detector, anchor_centres
 from miniature.faces import DATA, loaded
-from miniature.people_pictures import align
 from miniature.recogniser import INPUT_MEAN as FACE_MEAN
 from miniature.recogniser import INPUT_STD as FACE_STD
 from miniature.recogniser import Recogniser
 
 SIDE, MARGIN = 640, 64
-"""Pages are enlarged as the face graph does; the outermost pixels, which show no face, are left out."""
+"""Pages are enlarged as in the face graph. Their outermost pixels, which show no face, are left out."""
 
 
 def face_networks() -> tuple[Detector, Recogniser]:
@@ -31,7 +31,7 @@ def face_networks() -> tuple[Detector, Recogniser]:
 
 @torch.inference_mode()
 def find_faces(album: Album, detector: Detector, recogniser: Recogniser) -> tuple[Tensor, Tensor]:
-    """Landmarks `[people, pages, 5, 2]` in pixels of the pages, and raw embeddings `[people, pages, 512]`; float32."""
+    """Landmarks `[people, pages, 5, 2]` in pixels of the pages and raw embeddings `[people, pages, 512]`, float32."""
     marks, embeddings = [], []
     for pages in tqdm(album.pictures, "finding faces", mininterval=5):
         found = find_landmarks(detector, pages)
@@ -44,7 +44,7 @@ def find_faces(album: Album, detector: Detector, recogniser: Recogniser) -> tupl
 
 @torch.inference_mode()
 def find_landmarks(detector: Detector, pictures: ImageArray) -> Tensor:
-    """`[n, 5, 2]` in pixels, of the surest face in each of the square pictures `[n, side, side, 3]`."""
+    """Landmarks `[n, 5, 2]` in pixels, of the face with the highest score in each picture `[side, side, 3]`."""
     inside = slice(MARGIN, SIDE - MARGIN)
     large = np.stack([cv2.resize(picture, (SIDE, SIDE))[inside, inside] for picture in pictures])
     images = (torch.from_numpy(large).permute(0, 3, 1, 2).float() - INPUT_MEAN) / INPUT_STD

@@ -1,7 +1,7 @@
-"""How the adapter begins: with face tokens that say what a caption would say of the person.
+"""Pre-training of the adapter: its face tokens learn to say what a caption would say about the person.
 
-The frozen base knows skin, hair, beard and glasses from captions. So before anything is painted the resampler learns to
-give, for an embedding, the text encoders' states of those words; what words do not say is left to the training proper.
+The frozen base knows skin, hair, beard and glasses from captions. So the resampler first learns to predict, from an
+embedding, the text encoders' states of those words. The main training adds what words do not say.
 """
 
 import re
@@ -29,10 +29,10 @@ PERSON = re.compile(rf"a (?P<skin>\w+)-skinned person (?:{HAIR}){EXTRAS}$")
 SLOTS = ("skin", "skin", "style", "style", "colour", "colour", "hair", *LOOKS, "end")
 
 
-def begin_with_words(
+def pretrain_resampler(
     resampler: nn.Module, encoders: tuple, people: list[str], embeddings: Tensor, steps: int = 1500, batch: int = 64
 ) -> float:
-    """Train the resampler on embeddings `[people, photos, 512]`; returns the share of the states' variance left."""
+    """Train on embeddings `[people, photos, 512]`; returns the unexplained share of the states' variance."""
     device = str(embeddings.device)
     states = person_states(encoders, people, device)
     spread, blur = states.var(0).mean(), 0.15 * float(embeddings.std())
@@ -52,16 +52,16 @@ def begin_with_words(
 
 @torch.no_grad()
 def person_states(encoders: tuple, people: list[str], device: str, batch: int = 100) -> Tensor:
-    """States `[people, 16, d]` of the last pieces of each word that describes, in "a photo of" each of the people."""
+    """States `[people, 16, d]` of the last tokens of each describing word, in "a photo of" each of the people."""
     captions = Captions()
     texts = [f"a photo of {person}" for person in people]
-    places = torch.tensor([word_places(captions, text) for text in texts]).to(device)
+    places = torch.tensor([word_positions(captions, text) for text in texts]).to(device)
     states = [encode_text(encoders, captions(texts[i : i + batch], device))[0] for i in range(0, len(texts), batch)]
     return torch.cat(states).gather(1, places[..., None].expand(-1, -1, states[0].shape[-1]))
 
 
-def word_places(captions: Captions, text: str) -> list[int]:
-    """Positions of the QUERIES pieces; where a word is not there, its slot has the end of the text."""
+def word_positions(captions: Captions, text: str) -> list[int]:
+    """Token positions for the QUERIES face tokens; a word that the text lacks gets the position of the text's end."""
     found = PERSON.search(text)
     if found is None:
         raise ValueError(f"not a description of a person: {text}")
