@@ -14,7 +14,7 @@ from gevent.threadpool import ThreadPool
 
 from instantid_client import DeadlineExceeded, GenerationResult, InstantIDClient, InstantIDError, Overloaded, Routing
 from loadtest.answers import WrongAnswer, check_answer
-from loadtest.record import Request
+from loadtest.record import CallRecord
 
 SUBJECTS = ("a portrait", "a knight", "a sailor", "a queen", "a chef", "an astronaut", "a violinist", "a gardener")
 PLACES = ("in a garden", "at the sea", "in the snow", "in a library", "on a stage", "in a workshop", "under a bridge")
@@ -34,7 +34,7 @@ class Wanted:
 
 
 class Attempt(NamedTuple):
-    """What became of a request, as `loadtest.record.Request` has it."""
+    """What became of a request, as `loadtest.record.CallRecord` has it."""
 
     sent: float
     ended: float
@@ -77,7 +77,7 @@ class Callers:
         self._prefix = f"load-{time.time_ns() // 1_000_000 % 10**9}"
         self._numbers = itertools.count()
 
-    def send(self, wanted: Wanted, kind: str, planned: float) -> Request:
+    def send(self, wanted: Wanted, kind: str, planned: float) -> CallRecord:
         """Send a request, wait for its answer, check it, and say what became of it."""
         request_id = f"{self._prefix}-{next(self._numbers)}"
         self.in_flight += 1
@@ -88,7 +88,7 @@ class Callers:
             found = Attempt(planned, self.clock(), "error", "no answer when the run was given up")
         finally:
             self.in_flight -= 1
-        return Request(planned=planned, tenant=wanted.tenant, kind=kind, request_id=request_id, **found._asdict())
+        return CallRecord(planned=planned, tenant=wanted.tenant, kind=kind, request_id=request_id, **found._asdict())
 
     def generate(self, wanted: Wanted) -> GenerationResult:
         """The answer itself. Raises the client's errors."""

@@ -11,7 +11,7 @@ import gevent
 from locust.env import Environment
 from locust.event import Events
 
-from loadtest.record import Request
+from loadtest.record import CallRecord
 from loadtest.run import Run, Target, measure_alone
 from loadtest.scenario import Scenario
 from loadtest.users import Progress, ScenarioShape, user_classes
@@ -85,7 +85,7 @@ def _finish(run: Run, session: Session) -> None:
     session.finished(run.writer.folder)
 
 
-def _count(events: Events, request: Request) -> None:
+def _count(events: Events, request: CallRecord) -> None:
     """Locust's statistics: seconds count from when the request was due."""
     failure = None if request.outcome == "ok" else BadOutcome(f"{request.outcome}: {request.note.split(':')[0]}")
     events.request.fire(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from loadtest.record import Record, Request, Sample
+from loadtest.record import CallRecord, Record, Sample
 
 BAD = {"refused": "tab:orange", "late": "tab:purple", "wrong": "tab:red", "error": "black"}
 BINS = 60
@@ -107,11 +107,11 @@ def _mark(points: Sequence[Any]) -> str:
     return "o" if len(points) < 40 else ""
 
 
-def _answered(requests: Sequence[Request]) -> Any:
+def _answered(requests: Sequence[CallRecord]) -> Any:
     return np.sort([request.seconds for request in requests if request.outcome == "ok"])
 
 
-def _timeline(axis: Any, kind: str, colour: str, requests: Sequence[Request]) -> None:
+def _timeline(axis: Any, kind: str, colour: str, requests: Sequence[CallRecord]) -> None:
     good = sorted((request.planned, request.seconds) for request in requests if request.outcome == "ok")
     axis.plot(*zip(*good, strict=True) if good else ([], []), ".", color=colour, label=kind)
     if len(good) >= 2 * WINDOW:

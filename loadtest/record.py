@@ -13,7 +13,7 @@ REQUESTS, SAMPLES, RUN = "requests.jsonl", "server.jsonl", "run.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CallRecord:
     """One request; times in seconds since the start of the run.
 
     `planned` is when it was due. Its `seconds` count from there, so that a generator or a server that falls behind is
@@ -62,7 +62,7 @@ class Record:
     """A run: `about` has the scenario, the address, the seconds of each class alone, and the objectives' verdicts."""
 
     about: dict[str, Any]
-    requests: list[Request] = field(default_factory=list)
+    requests: list[CallRecord] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
     @property
@@ -77,7 +77,7 @@ class Record:
     def alone(self) -> dict[str, float]:
         return dict(self.about["alone"])
 
-    def groups(self) -> Iterator[tuple[str, str, list[Request]]]:
+    def groups(self) -> Iterator[tuple[str, str, list[CallRecord]]]:
         """Requests of each tenant and class that was seen; the tenants in the scenario's order."""
         order = [tenant["name"] for tenant in self.about["scenario"]["tenants"]]
         kinds = [kind["name"] for kind in self.about["scenario"]["classes"]]
@@ -98,7 +98,7 @@ class Writer:
         self._files: dict[str, TextIO] = {name: (folder / name).open("w") for name in (REQUESTS, SAMPLES)}
         self.write_about()
 
-    def add(self, request: Request) -> None:
+    def add(self, request: CallRecord) -> None:
         self.record.requests.append(request)
         self._append(REQUESTS, request)
 
@@ -114,7 +114,7 @@ class Writer:
         for file in self._files.values():
             file.close()
 
-    def _append(self, name: str, entry: Request | Sample) -> None:
+    def _append(self, name: str, entry: CallRecord | Sample) -> None:
         file = self._files[name]
         file.write(json.dumps(asdict(entry)) + "\n")
         file.flush()
@@ -124,7 +124,7 @@ def read_record(folder: Path) -> Record:
     """A run that was written to `folder`. Raises ValueError if that is none."""
     try:
         about = json.loads((folder / RUN).read_text())
-        requests = [Request(**entry) for entry in _lines(folder / REQUESTS, Request)]
+        requests = [CallRecord(**entry) for entry in _lines(folder / REQUESTS, CallRecord)]
         return Record(about, requests, [Sample(**entry) for entry in _lines(folder / SAMPLES, Sample)])
     except (OSError, json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{folder}: not a folder that the load test wrote ({error})") from None

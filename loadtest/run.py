@@ -16,7 +16,7 @@ from gevent.pool import Group
 from instantid_client import GenerationResult
 from loadtest.arrivals import Arrival
 from loadtest.callers import Callers, Wanted, draw_prompt
-from loadtest.record import Request, Writer
+from loadtest.record import CallRecord, Writer
 from loadtest.scenario import Scenario, Tenant
 from loadtest.server import Watch
 
@@ -76,7 +76,7 @@ class Run:
     `heard` is told of every request that has ended.
     """
 
-    def __init__(self, scenario: Scenario, target: Target, heard: Callable[[Request], None]) -> None:
+    def __init__(self, scenario: Scenario, target: Target, heard: Callable[[CallRecord], None]) -> None:
         self.scenario, self.target, self.heard = scenario, target, heard
         self.callers = Callers(target.url, target.photo, target.most, self.now)
         self.alone = Alone()

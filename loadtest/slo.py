@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from loadtest.summary import percentile
 
 if TYPE_CHECKING:
-    from loadtest.record import Record, Request
+    from loadtest.record import CallRecord, Record
 
 PERCENTILES = ("p50", "p95", "p99")
 SHARES = {"errors": "error", "wrong": "wrong", "refused": "refused", "late": "late"}
@@ -102,7 +102,7 @@ def _judge(record: "Record", objective: Objective) -> Iterator[Verdict]:
 
 
 def _limits(
-    objective: Objective, tenant: str, kind: str, requests: Sequence["Request"], alone: float
+    objective: Objective, tenant: str, kind: str, requests: Sequence["CallRecord"], alone: float
 ) -> Iterator[Verdict]:
     for name in PERCENTILES:
         seconds = percentile(requests, float(name[1:]))

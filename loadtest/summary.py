@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.record import OUTCOMES, Record, Request
+from loadtest.record import OUTCOMES, CallRecord, Record
 
 ALL = "all"
 FEWEST = {"p50": 10, "p95": 40, "p99": 200}
@@ -32,13 +32,13 @@ class Row:
         return self.p99 / self.alone
 
 
-def percentile(requests: Iterable[Request], percent: float) -> float:
+def percentile(requests: Iterable[CallRecord], percent: float) -> float:
     """Of the seconds of the requests that were answered well; nan if there are none."""
     seconds = [request.seconds for request in requests if request.outcome == "ok"]
     return float(np.percentile(seconds, percent)) if seconds else float("nan")
 
 
-def row(tenant: str, kind: str, requests: Sequence[Request], alone: float) -> Row:
+def row(tenant: str, kind: str, requests: Sequence[CallRecord], alone: float) -> Row:
     found = Counter(request.outcome for request in requests)
     seconds = [request.seconds for request in requests if request.outcome == "ok"]
     p50, p95, p99 = (percentile(requests, percent) for percent in (50, 95, 99))

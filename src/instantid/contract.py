@@ -123,9 +123,8 @@ DETECTION_SIZES = (640, 128)
 """Detector input sides; the first is the reference's."""
 MAX_PHOTO_BYTES = 16 * 1024 * 1024
 MAX_PHOTO_PIXELS, MAX_REQUEST_PIXELS = 64_000_000, 128_000_000
-MIN_PHOTO_SIDE = 16
-MAX_PHOTO_ASPECT = 8.0
-"""Longer side over shorter side; beyond it the resized photo would be thinner than a few cells."""
+MIN_PHOTO_SIDE, MAX_PHOTO_ASPECT = 16, 8.0
+"""Aspect: longer side over shorter side; beyond it the resized photo would be thinner than a few cells."""
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP")
 ANY_PHOTO_FORMAT = "JPEG, PNG or WEBP"
 MIN_FACE_SIDE = 32.0

@@ -1,6 +1,6 @@
 """Runs of the load test that never took place, for tests of what is made of a run."""
 
-from loadtest.record import Record, Request, Sample
+from loadtest.record import CallRecord, Record, Sample
 from loadtest.scenario import Scenario
 
 SCENARIO = Scenario(
@@ -16,7 +16,7 @@ SCENARIO = Scenario(
 def requests(tenant, kind, seconds, outcome="ok", late=0.0):
     """One request a second, with these seconds from when it was due, sent `late` seconds after that."""
     return [
-        Request(float(i), i + late, i + spent, tenant, kind, outcome, f"id-{i}", "" if outcome == "ok" else "<why>")
+        CallRecord(float(i), i + late, i + spent, tenant, kind, outcome, f"id-{i}", "" if outcome == "ok" else "<why>")
         for i, spent in enumerate(seconds)
     ]
 

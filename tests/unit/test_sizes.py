@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 CODE = ("src", "client", "build_tools", "miniature", "loadtest")
 FILES = [path for folder in (*CODE, "bench", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
 MAX_PARAMETERS = 8
-ONE_FOR_EACH_FLAG = {"generate", "connection"}
-"""The command's functions whose parameters are its flags."""
+ONE_FOR_EACH_FLAG = {"generate", "connection", "run"}
+"""Functions of commands whose parameters are the flags."""
 SAME_ON_BOTH_SIDES = {"InvalidArgument", "Overloaded", "Cancelled", "Settings"}
 """The client must not import the service: its own error for each of the service's, and its own settings."""
 PROTOCOL_AND_ITS_CLASS = {"State"}

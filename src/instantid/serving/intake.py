@@ -1,5 +1,6 @@
 """Triton's side of the first stage: everything that can be wrong with a request is found here."""
 
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,15 @@ from instantid.serving.model import PythonModel
 from instantid.serving.tensors import make_answer, make_response, read_id, read_inputs, read_parameters
 from instantid.styles import load_styles
 
+log = logging.getLogger(__name__)
+
 MAX_WAITING = 16
 """Requests that may wait in one process; their files are in memory, up to 96 MiB each."""
 MAX_WAIT = 30.0
 """Seconds after which a waiting request is refused: nothing is decoded for callers who have long given up."""
 
 
-class Arrival(NamedTuple):
+class Waiting(NamedTuple):
     """A Triton request with its tensors copied, when it came (seconds of `time.monotonic()`), and its answer."""
 
     request: Any
@@ -43,22 +46,28 @@ class IntakeModel(PythonModel):
         super().initialize(args)
         profile = load_profile(self.settings.weights, self.settings.few_steps, load_styles(self.settings.styles))
         self.profile = profile if self.settings.compel else replace(profile, prompt_syntaxes=("plain", "a1111"))
-        self._waiting: SimpleQueue[Arrival | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Waiting | None] = SimpleQueue()
+        self._busy = False
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self._thread.start()
         self._board.start(self._thread.is_alive)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Returns at once and never raises: after an answer was sent, that would kill the server (seen on 2.51.0)."""
+        """Returns as soon as it is this instance's turn; never raises (see the denoiser's)."""
         for request in requests:
             answer = make_answer(request)
             try:
                 if self._waiting.qsize() >= MAX_WAITING:
                     raise Overloaded(f"{MAX_WAITING} requests wait to be read")
-                self._waiting.put(Arrival(request, read_inputs(request, self.signature), time.monotonic(), answer))
+                self._waiting.put(Waiting(request, read_inputs(request, self.signature), time.monotonic(), answer))
             except Exception as error:  # noqa: BLE001 - answered, and only for this request
                 self.watch.refused(request, error)
                 answer.give(error)
+        try:
+            self._board.take()
+            self._board.wait_turn()
+        except Exception:
+            log.exception("the turns of the instances are not kept")
 
     def finalize(self) -> None:
         """Answers what is waiting, then ends."""
@@ -66,15 +75,22 @@ class IntakeModel(PythonModel):
         self._thread.join(timeout=MAX_WAIT)
         super().finalize()
 
+    def backlog(self) -> float:
+        """Requests that wait or are being read."""
+        return self._waiting.qsize() + self._busy
+
     def _run(self) -> None:
         while arrival := self._waiting.get():
+            self._busy = True
             try:
                 with self.watch(arrival.request, arrival.at):
                     arrival.answer.give(self._respond(arrival))
             except Exception as error:  # noqa: BLE001 - answered, and only for this request
                 arrival.answer.give(error)
+            self._busy = False
+            self._board.refresh()
 
-    def _respond(self, arrival: Arrival) -> Any:
+    def _respond(self, arrival: Waiting) -> Any:
         request_id = read_id(arrival.request)
         if time.monotonic() - arrival.at > MAX_WAIT:
             raise Overloaded(f"the request waited {MAX_WAIT:g} s to be read")

@@ -70,12 +70,16 @@ class PythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = set_up(args)
         folder = server_folder(os.getppid())
-        self._board = Board(folder, args["model_instance_name"])
+        self._board = Board(folder, args["model_instance_name"], self.backlog)
         self.signer = Signer(folder)
         self.watch = StageWatch(self.signature.name, self.settings)
 
     def finalize(self) -> None:
         self._board.close()
+
+    def backlog(self) -> float:
+        """What this instance has to do, in any unit that its siblings share."""
+        return 0.0
 
 
 class BlockingModel(PythonModel):
