@@ -142,7 +142,6 @@ PROMPT_SYNTAXES = ("plain", "a1111", "compel")
 MAX_ID_CHARACTERS = 256
 """Of the id that a caller gives a request."""
 NO_STYLE = "none"
-MAX_SIDE = 4096
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
 SCHEDULERS = ("euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "unipc", "heun", "lcm")
 LCM_MAX_STEPS = 50
@@ -153,7 +152,7 @@ PROMPT = Text("prompt", None, 1, MAX_PROMPT_CHARACTERS, "What the picture shows.
 NEGATIVE_PROMPT = Text("negative_prompt", "", 0, MAX_PROMPT_CHARACTERS, "What the picture avoids; needs guidance.")
 STYLE = Text("style", NO_STYLE, 1, 64, "Template for both prompts, one of the server's list (docs/prompts.md).")
 POSE_PHOTO = Images("pose_photo", 0, 1, "Its largest face gives the landmarks; if left out, the first photo does.")
-WIDTH = Side("width", SIDE_MULTIPLE, MAX_SIDE, "In pixels; if left out, it follows from the photo's aspect.")
+WIDTH = Side("width", SIDE_MULTIPLE, 4096, "In pixels; if left out, it follows from the photo's aspect.")
 HEIGHT = replace(WIDTH, name="height")
 NUM_INFERENCE_STEPS = Number(
     "num_inference_steps", "INT32", 30, 1, 100, f"Denoising steps; the scheduler lcm takes at most {LCM_MAX_STEPS}."
