@@ -110,7 +110,7 @@ class StageWatch:
 
 
 @dataclass(slots=True)
-class Progress:
+class Tally:
     """A task so far: when it started, when the latest unit of each kind was done, its share of the device's seconds."""
 
     started: float | None = None
@@ -129,7 +129,7 @@ class EngineWatch:
         self._metrics, self._engine = self._reporter.metrics, engine
         self._cache, self._cached = cache, cache()
         self._lock = threading.Lock()
-        self._accounts: WeakKeyDictionary[Task, Progress] = WeakKeyDictionary()
+        self._accounts: WeakKeyDictionary[Task, Tally] = WeakKeyDictionary()
         self._present: Counter[tuple[str, str, str]] = Counter()
 
     def refused(self, request: Any, error: Exception) -> None:
@@ -147,7 +147,7 @@ class EngineWatch:
         for name, value in (("active_rows", event.load.rows), ("backlog_seconds", event.load.backlog)):
             self._metric(name).set(value)
         for task in event.tasks:
-            account = self._accounts.setdefault(task, Progress())
+            account = self._accounts.setdefault(task, Tally())
             if event.name == "started":
                 account.started = event.at
             elif event.name == "worked":
@@ -173,7 +173,7 @@ class EngineWatch:
             self._metric(name, tenant=tenant, priority=priority).set(present[name, tenant, priority])
         self._present = present
 
-    def _ended(self, task: Task, account: Progress, event: Event) -> None:
+    def _ended(self, task: Task, account: Tally, event: Event) -> None:
         stages, tenant = _stages(task, account, event.at), _tenant(task)
         units = _cost_units(task)
         self._metric("cost_units_total", tenant=tenant).increment(units)
@@ -219,7 +219,7 @@ def _cost_units(task: Task) -> float:
     return (planned - left) * task.plan.group.area / COST_UNIT
 
 
-def _stages(task: Task, account: Progress, ended: float) -> list[Stage]:
+def _stages(task: Task, account: Tally, ended: float) -> list[Stage]:
     """Where the request's time went; one that came without marks begins with the queue."""
     marks = task.request.marks or (task.arrived,)
     ends = list(zip(MARKED, marks[1:], strict=False))
