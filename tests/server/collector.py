@@ -1,4 +1,4 @@
-"""A collector of traces on loopback: what the server's spans say."""
+"""A collector of spans that a test starts."""
 
 import base64
 import gzip

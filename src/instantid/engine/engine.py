@@ -62,6 +62,7 @@ class Engine:
             task.arrived = self.clock()
             with self._at_the_cost_of(task):
                 task.work = task.remaining = self.policy.remaining(task)
+                task.due = self.policy.due(task, self.admission.tasks)
                 self.admission.admit(task)
                 self._tell("queued", [task])
 
@@ -155,7 +156,9 @@ class Engine:
 
     def _pick(self) -> list[Task]:
         tasks = [task for task in self.admission.started if task.left]
-        batch = self.policy.pick(tasks, self.clock()) if tasks else []
+        if not tasks:
+            return []
+        batch = self.policy.pick(tasks, self.clock())
         self.policy.charge(batch)
         return batch
 

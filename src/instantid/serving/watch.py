@@ -49,8 +49,8 @@ class Reporter:
         """`facts` are the fields of the usage record that are this request's own, its tenant among them."""
         status, reason = "OK", ""
         if isinstance(outcome, Exception):
-            error = outcome if isinstance(outcome, ServiceError) else EngineFailure()
-            status, reason = error.status, type(error).__name__
+            kind = type(outcome) if isinstance(outcome, ServiceError) else EngineFailure
+            status, reason = kind.status, kind.__name__
         self._count(facts["tenant"], status, reason, 1)
         self.spans.add(stages, parent, {**facts, "outcome": status}, reason)
         self._write(
@@ -84,24 +84,36 @@ class Reporter:
 
 
 class StageWatch:
-    """Watches a model that answers inside execute(); tells of the requests that end there with an error."""
+    """Watches a small model; tells of the requests that end there with an error.
+
+    One thread enters it and asks for marks; its lock lets another one call `refused`.
+    """
 
     def __init__(self, stage: str, settings: Settings) -> None:
         self._reporter = Reporter(stage, settings)
+        self._lock = threading.Lock()
         self._stage, self._began = stage, 0.0
         self._parent = ""
 
     @contextmanager
-    def __call__(self, request: Any) -> Iterator[None]:
-        """To be entered with each Triton request."""
-        self._began, self._parent = time.monotonic(), ""
+    def __call__(self, request: Any, arrived: float | None = None) -> Iterator[None]:
+        """To be entered with each Triton request; the stage begins now, or when the request `arrived`."""
+        self._began, self._parent = time.monotonic() if arrived is None else arrived, ""
         try:
             self._parent = self._reporter.spans.parent(request)
             yield
         except Exception as error:
-            stages = [Stage(self._stage, self._began, time.monotonic())]
-            self._reporter.ended(stages, _known_facts(request), error, self._parent)
+            self._ended(request, error, self._began, self._parent)
             raise
+
+    def refused(self, request: Any, error: Exception) -> None:
+        """A Triton request, not answered yet, that was never begun."""
+        self._ended(request, error, time.monotonic(), "")
+
+    def _ended(self, request: Any, error: Exception, began: float, parent: str) -> None:
+        with self._lock:
+            stages = [Stage(self._stage, began, time.monotonic())]
+            self._reporter.ended(stages, _known_facts(request), error, parent)
 
     def marked(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the begin and end of this stage among its marks, and its trace context."""
@@ -110,7 +122,7 @@ class StageWatch:
 
 
 @dataclass(slots=True)
-class Tally:
+class Account:
     """A task so far: when it started, when the latest unit of each kind was done, its share of the device's seconds."""
 
     started: float | None = None
@@ -129,7 +141,7 @@ class EngineWatch:
         self._metrics, self._engine = self._reporter.metrics, engine
         self._cache, self._cached = cache, cache()
         self._lock = threading.Lock()
-        self._accounts: WeakKeyDictionary[Task, Tally] = WeakKeyDictionary()
+        self._accounts: WeakKeyDictionary[Task, Account] = WeakKeyDictionary()
         self._present: Counter[tuple[str, str, str]] = Counter()
 
     def refused(self, request: Any, error: Exception) -> None:
@@ -147,7 +159,7 @@ class EngineWatch:
         for name, value in (("active_rows", event.load.rows), ("backlog_seconds", event.load.backlog)):
             self._metric(name).set(value)
         for task in event.tasks:
-            account = self._accounts.setdefault(task, Tally())
+            account = self._accounts.setdefault(task, Account())
             if event.name == "started":
                 account.started = event.at
             elif event.name == "worked":
@@ -173,7 +185,7 @@ class EngineWatch:
             self._metric(name, tenant=tenant, priority=priority).set(present[name, tenant, priority])
         self._present = present
 
-    def _ended(self, task: Task, account: Tally, event: Event) -> None:
+    def _ended(self, task: Task, account: Account, event: Event) -> None:
         stages, tenant = _stages(task, account, event.at), _tenant(task)
         units = _cost_units(task)
         self._metric("cost_units_total", tenant=tenant).increment(units)
@@ -219,7 +231,7 @@ def _cost_units(task: Task) -> float:
     return (planned - left) * task.plan.group.area / COST_UNIT
 
 
-def _stages(task: Task, account: Tally, ended: float) -> list[Stage]:
+def _stages(task: Task, account: Account, ended: float) -> list[Stage]:
     """Where the request's time went; one that came without marks begins with the queue."""
     marks = task.request.marks or (task.arrived,)
     ends = list(zip(MARKED, marks[1:], strict=False))
