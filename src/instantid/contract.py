@@ -206,7 +206,6 @@ REPORT = Tensor("report", "BYTES", (-1,), help="JSON for each picture: how it wa
 REQUEST_ID = Tensor("request_id", "BYTES", help="the id that the caller gave the request")
 
 REQUEST = Tensor("request", "BYTES")
-"""The resolved request, signed by intake."""
 IMAGES = Tensor("images", "UINT8", (-1, CANVAS, CANVAS, 3))
 SIZES = Tensor("sizes", "INT64", (-1, 2))
 INPUT_PICTURES = Tensor("input_pictures", "UINT8", (-1, -1, -1, 3))
@@ -216,7 +215,7 @@ PICTURES = Tensor("pictures", "UINT8", (-1, -1, -1, 3))
 EMBEDDINGS = Tensor("embeddings", "FP32", (-1, EMBEDDING_SIZE))
 """One face embedding for each person."""
 CONDITIONED_REQUEST = Tensor("conditioned_request", "BYTES")
-"""The same request with its marks, signed by face conditioning together with the embeddings and pictures of it."""
+"""`request`, which intake signs, with its marks: signed by face conditioning with its embeddings and pictures."""
 MAX_INNER_VALUE = 1e5
 """Of FP32 tensors between the stages: pixels, scores and raw embeddings are far below."""
 
