@@ -3,7 +3,7 @@
 ServiceError
  ├ InvalidArgument     the request is wrong; names field, value and bound
  │  └ NoUsableFace     no face, or one too small, in a photo
- ├ Overloaded          the server cannot take the request now
+ ├ Overloaded          the server cannot take the request now: it is full, or stopping
  ├ Cancelled           the caller cancelled, or its deadline passed
  └ EngineFailure       the server's own fault; details are in its log under the request id
     └ DeviceFailure    the device cannot be used any more; the server ends and is started again
@@ -35,7 +35,7 @@ class NoUsableFace(InvalidArgument):
 
 
 class Overloaded(ServiceError):
-    """The engine cannot hold another request."""
+    """The engine cannot take or keep the request: it is full, or the server is stopping."""
 
     status = "UNAVAILABLE"
 

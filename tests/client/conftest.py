@@ -13,6 +13,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from instantid_client import AsyncInstantIDClient, InstantIDClient
+from instantid_client.fake import PICTURES
 
 FACE = {"box": [1, 2, 3, 4], "landmarks": [[0, 1]] * 5, "score": 0.9, "detection_size": 640, "faces_seen": 1,
         "photo_index": 0}  # fmt: skip
@@ -162,3 +163,24 @@ def photo(tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(b"photo")
     return path
+
+
+@pytest.fixture
+def real_pictures(recorder):
+    """The recorder's pictures are pictures, in the format that is asked for."""
+    plain = recorder.answer
+
+    def answer(request):
+        made = plain(request)
+        (kind,) = inputs_of(request).get("output_format", [b"png"])
+        made.raw_output_contents[0] = framed(*[PICTURES[kind.decode()]] * made.outputs[0].shape[0])
+        return made
+
+    recorder.answer = answer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a photo, `ok.png`."""
+    (tmp_path / "ok.png").write_bytes(b"photo")
+    return tmp_path

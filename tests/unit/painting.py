@@ -14,8 +14,8 @@ from miniature.album import draw_page
 from miniature.people import random_identity
 from miniature.sdxl import SCHEDULER
 
+from .diffusing import make_request
 from .reference import NO_GENERATOR, right_scheduler, scaled_linear_betas, zero_snr_betas
-from .test_diffusion import make_request
 
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 16, 16)

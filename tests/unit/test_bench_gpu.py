@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from instantid.models.sdxl import SdxlModel
 
-from .test_diffusion import make_job, relative, run
+from .diffusing import make_job, relative, run
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,86 +1,17 @@
 """The denoising path against plain re-computations and diffusers' own pipeline, on weights of toy size."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from build_tools.convert import convert_adapter
 from instantid import contract
 from instantid.errors import EngineFailure
-from instantid.models.sdxl import RequestTensors, SdxlModel
 from instantid.models.sdxl.decode import to_uint8
 from instantid.models.sdxl.schedules import Schedule, control_window, count_steps
-from instantid.request import GenerationRequest
 from miniature.sdxl import SCHEDULER
 
-from .reference import SCHEDULERS, Reference, plain_resampler
-
-WORDS = ("a portrait", "a knight in a garden", "watercolor, soft light", "", "queen of snow, stars, night")
-
-
-def make_request(**changes):
-    fields = {"prompt": "a portrait", "width": 64, "height": 64, "num_inference_steps": 4, "seed": 7}
-    return GenerationRequest(**{**fields, "pictures": ("landmarks",), **changes})
-
-
-def make_job(face=0, **changes):
-    """A request and the tensors beside it."""
-    rng = np.random.default_rng(face)
-    request = make_request(**changes)
-    picture = rng.integers(0, 256, (request.height, request.width, 3)).astype(np.uint8)
-    return request, RequestTensors((rng.normal(size=(1, 512)) * 1.3).astype(np.float32), picture[None])
-
-
-def random_job(seed, size=None):
-    rng = np.random.default_rng(1000 + seed)
-    scheduler = contract.SCHEDULERS[seed % len(contract.SCHEDULERS)]
-    start = float(rng.choice([0.0, 0.0, 0.2]))
-    width, height = size or rng.choice([64, 128], 2)
-    return make_job(
-        seed,
-        prompt=str(rng.choice(WORDS)) or "x",
-        negative_prompt=str(rng.choice(WORDS)),
-        width=int(width),
-        height=int(height),
-        num_inference_steps=int(rng.integers(1, 31)),
-        guidance_scale=float(rng.choice([1.0, 2.5, 5.0, 9.0])),
-        ip_adapter_scale=float(rng.uniform(0, 1.5)),
-        controlnet_conditioning_scale=float(rng.uniform(0, 1.5)),
-        control_guidance_start=start,
-        control_guidance_end=float(rng.choice([0.6, 1.0])),
-        scheduler=scheduler,
-        seed=int(rng.integers(0, 2**40)),
-    )
-
-
-@pytest.fixture(scope="session")
-def model(diffusion_weights):
-    return SdxlModel.load(diffusion_weights, torch.device("cpu"), torch.float32)
-
-
-@pytest.fixture(scope="session")
-def reference(diffusion_weights):
-    return Reference(diffusion_weights)
-
-
-def steps_left(state):
-    return len(state.timesteps) - state.index
-
-
-def run(model, *jobs):
-    """Final latents of jobs that share steps for as long as each has one left."""
-    states = [model.start(*job) for job in jobs]
-    while active := [state for state in states if steps_left(state)]:
-        model.work("step", active).wait()
-    assert all(state.failure is None for state in states)
-    return [state.latents for state in states]
-
-
-def relative(found, expected):
-    return float((found - expected).abs().max() / expected.abs().max())
+from .diffusing import WORDS, make_job, random_job, relative, run, steps_left
+from .reference import SCHEDULERS, plain_resampler
 
 
 @pytest.mark.parametrize("seed", [*range(8), *(pytest.param(i, marks=pytest.mark.long) for i in range(8, 56))])
@@ -233,57 +164,3 @@ def test_latents_that_are_not_finite_fail_that_request_alone(model):
     assert isinstance(sick.failure, EngineFailure)
     (alone,) = run(model, make_job(face=2))
     assert relative(well.latents, alone) <= 1e-4
-
-
-def test_adapter_conversion_keeps_names_and_values(tmp_path):
-    parts = {
-        "image_proj": {"latents": torch.randn(1, 2, 3)},
-        "ip_adapter": {"1.to_k_ip.weight": torch.randn(2, 3)},
-    }
-    torch.save(parts, tmp_path / "ip-adapter.bin")
-    convert_adapter(tmp_path / "ip-adapter.bin", tmp_path / "out.safetensors")
-    found = load_file(tmp_path / "out.safetensors")
-    assert set(found) == {"image_proj.latents", "ip_adapter.1.to_k_ip.weight"}
-    assert torch.equal(found["image_proj.latents"], parts["image_proj"]["latents"])
-
-
-def test_adapter_conversion_refuses_other_files(tmp_path):
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.bin")
-    with pytest.raises(ValueError, match="image_proj and ip_adapter"):
-        convert_adapter(tmp_path / "other.bin", tmp_path / "out.safetensors")
-
-
-def copy_weights(source, target):
-    shutil.copytree(source, target)
-    return target
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["sdxl/unet/config.json", "identitynet/config.json", "adapter/ip-adapter.safetensors", "sdxl/tokenizer_2"],
-)
-def test_a_missing_part_is_named(diffusion_weights, tmp_path, part):
-    weights = copy_weights(diffusion_weights, tmp_path / "w")
-    (weights / part).rename(tmp_path / "moved")
-    with pytest.raises(FileNotFoundError, match=part.split("/")[-1]):
-        SdxlModel.load(weights, torch.device("cpu"), torch.float32)
-
-
-def test_an_adapter_for_another_unet_is_refused(diffusion_weights, tmp_path):
-    weights = copy_weights(diffusion_weights, tmp_path / "w")
-    path = weights / "adapter" / "ip-adapter.safetensors"
-    tensors = load_file(path)
-    del tensors["ip_adapter.3.to_v_ip.weight"]
-    save_file(tensors, path)
-    with pytest.raises(ValueError, match=r"ip_adapter\.3\.to_v_ip\.weight and 0 more do not fit"):
-        SdxlModel.load(weights, torch.device("cpu"), torch.float32)
-
-
-def test_a_missing_tensor_is_named(diffusion_weights, tmp_path):
-    weights = copy_weights(diffusion_weights, tmp_path / "w")
-    path = weights / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(path)
-    del tensors["conv_in.weight"]
-    save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"missing keys: conv_in.weight"):
-        SdxlModel.load(weights, torch.device("cpu"), torch.float32)

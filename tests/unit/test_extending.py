@@ -9,7 +9,7 @@ import torch
 from instantid.engine import Admission, Answer, CostTable, Engine, Policy, Task
 from instantid.models.sdxl import SdxlModel
 
-from .test_diffusion import make_job, run
+from .diffusing import make_job, run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

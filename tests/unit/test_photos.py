@@ -1,22 +1,19 @@
+"""Photos as callers send them: sizes, orientation, transparency, and what is refused."""
+
 import base64
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 from skimage import data
 
 from instantid import contract
 from instantid.errors import InvalidArgument
-from instantid.photos import decode_photo, read_photos, resize_photo, resized_size
+from instantid.photos import decode_photo, resize_photo, resized_size
 
-
-def encode(image, fmt="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, fmt, **options)
-    return buffer.getvalue()
+from .photo_files import encode, swatch
 
 
 @pytest.mark.parametrize(
@@ -83,137 +80,6 @@ def test_other_modes_become_rgb(mode):
     photo = decode_photo(encode(image, "JPEG" if mode == "CMYK" else "PNG"), "photo[0]").pixels
     assert photo.shape == (512, 512, 3)
     assert photo.dtype == np.uint8
-
-
-def icc(space, tags, pcs=b"XYZ "):
-    """A minimal ICC profile, version 2.4, with these tags."""
-    head, table, body = b"", struct.pack(">I", len(tags)), b""
-    start = 132 + 12 * len(tags)
-    for name, value in tags.items():
-        table += struct.pack(">4sII", name, start + len(body), len(value))
-        body += value + bytes(-len(value) % 4)
-    head = struct.pack(">I4xI4s4s4s12x4s", start + len(body), 0x02400000, b"mntr", space, pcs, b"acsp")
-    head = head.ljust(68, b"\0") + fixed(0.9642, 1, 0.8249)
-    return head.ljust(128, b"\0") + table + body
-
-
-def fixed(*values):
-    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
-
-
-def matrix_profile(columns, curve):
-    colours = {
-        name: b"XYZ " + bytes(4) + fixed(*xyz) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)
-    }
-    return icc(b"RGB ", {**colours, **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)})
-
-
-def gamma(value):
-    return b"curv" + struct.pack(">4xIH2x", 1, round(value * 256))
-
-
-SRGB_CURVE = b"para" + struct.pack(">4xH2x", 3) + fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-PROFILES = {
-    "P3": (((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407)), SRGB_CURVE),
-    "AdobeRGB": (((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)), gamma(2.2)),
-    "ProPhoto": (((0.79767, 0.28804, 0), (0.13519, 0.71188, 0), (0.03134, 0.00009, 0.82491)), gamma(1.8)),
-}
-"""Red, green and blue in XYZ under D50, as the spaces' specifications give them, and the curve."""
-SWATCHES = {"P3": ((200, 120, 90), (214, 116, 82)), "AdobeRGB": ((200, 120, 90), (224, 121, 88)),
-            "ProPhoto": ((120, 100, 80), (160, 114, 95))}  # fmt: skip
-
-
-def swatch(colour, mode="RGB"):
-    return Image.new("RGB", (32, 32), colour).convert(mode)
-
-
-@pytest.mark.parametrize("fmt", ["PNG", "WEBP", "JPEG"])
-@pytest.mark.parametrize("name", PROFILES)
-def test_colour_profiles_are_converted_to_srgb(name, fmt):
-    colour, expected = SWATCHES[name]
-    options = {"PNG": {}, "WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}[fmt]
-    encoded = encode(swatch(colour), fmt, icc_profile=matrix_profile(*PROFILES[name]), **options)
-    photo = decode_photo(encoded, "photo[0]")
-    assert not photo.notes
-    assert np.abs(photo.pixels.astype(int) - expected).max() <= 2
-
-
-def test_transparency_and_orientation_survive_the_conversion():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = Image.new("RGBA", (32, 64), (200, 120, 90, 255))
-    image.paste((0, 0, 0, 0), (0, 0, 32, 32))
-    photo = decode_photo(encode(image, exif=exif, icc_profile=matrix_profile(*PROFILES["P3"])), "photo[0]")
-    assert photo.pixels.shape == (32, 64, 3)
-    assert (photo.pixels[:, 32:] == 255).all()
-    assert np.abs(photo.pixels[:, :32].astype(int) - SWATCHES["P3"][1]).max() <= 2
-
-
-@pytest.mark.parametrize("profile", ["", "sRGB"])
-@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_without_a_profile_or_with_srgb_pixels_stay(mode, profile):
-    srgb = (((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141)), SRGB_CURVE)
-    image = Image.fromarray(data.astronaut()).convert(mode)
-    options = {"icc_profile": matrix_profile(*srgb)} if profile else {}
-    photo = decode_photo(encode(image, **options), "photo[0]")
-    assert not photo.notes
-    np.testing.assert_array_equal(photo.pixels, np.asarray(image.convert("RGB")))
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
-def test_grey_profiles(mode):
-    """A linear grey of 100 is 168 in sRGB."""
-    image = swatch((100, 100, 100), "LA" if mode == "LA" else "L")
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(image).astype(np.uint16) << 8)
-    photo = decode_photo(encode(image, icc_profile=icc(b"GRAY", {b"kTRC": gamma(1)})), "photo[0]")
-    assert not photo.notes
-    assert np.abs(photo.pixels.astype(int) - 168).max() <= 2
-
-
-def test_cmyk_profiles():
-    """Ink by a table: black ink is black, full cyan without it CIELAB (50, 0, 0), a grey of 119, all else white."""
-    ramp = bytes(range(256))
-    table = b"".join(bytes((light, 128, 128)) for light in (*(255, 0) * 4, *(128, 0) * 4))
-    lut = b"mft1" + struct.pack(">4xBBBx", 4, 3, 2) + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + ramp * 4 + table + ramp * 3
-    profile = icc(b"CMYK", {b"A2B0": lut}, pcs=b"Lab ")
-    for cyan, expected in ((0, 255), (255, 119)):
-        image = Image.new("CMYK", (32, 32), (cyan, 0, 0, 0))
-        photo = decode_photo(encode(image, "JPEG", quality=100, icc_profile=profile), "photo[0]")
-        assert not photo.notes
-        assert np.abs(photo.pixels.astype(int) - expected).max() <= 3
-
-
-UNUSABLE = {
-    "no profile": b"no profile" * 20,
-    "cut": matrix_profile(*PROFILES["P3"])[:200],
-    "of another kind": ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(),
-    "grey in colour": icc(b"GRAY", {b"kTRC": gamma(1)}),
-}
-
-
-@pytest.mark.parametrize("name", UNUSABLE)
-def test_unusable_profiles_are_ignored_with_a_note(name):
-    photo = decode_photo(encode(swatch((200, 120, 90)), icc_profile=UNUSABLE[name]), "photo[0]")
-    assert photo.notes == ("unusable colour profile ignored",)
-    assert (photo.pixels == (200, 120, 90)).all()
-
-
-def test_a_profile_that_cannot_be_unpacked_is_ignored_with_a_note():
-    encoded = encode(swatch((200, 120, 90)), icc_profile=matrix_profile(*PROFILES["P3"]))
-    start = encoded.index(b"iCCP")
-    length = struct.unpack(">I", encoded[start - 4 : start])[0]
-    chunk = b"iCCP" + b"ICC Profile\0\0".ljust(length, b"\xff")
-    broken = encoded[:start] + chunk + struct.pack(">I", zlib.crc32(chunk)) + encoded[start + 8 + length :]
-    photo = decode_photo(broken, "photo[0]")
-    assert photo.notes == ("unusable colour profile ignored",)
-    assert (photo.pixels == (200, 120, 90)).all()
-
-
-def test_notes_reach_the_request():
-    encoded = encode(swatch((200, 120, 90)), icc_profile=UNUSABLE["cut"])
-    canvases = read_photos({"photo": np.array([encoded, encode(swatch((1, 2, 3)))], object)})
-    assert [photo.notes for photo in canvases.photos] == [("unusable colour profile ignored",), ()]
 
 
 def bomb(width, height):

@@ -1,7 +1,6 @@
 """Every scheduler with every kind of checkpoint: as diffusers paints with a right configuration, and towards the truth.
 
-The right configuration is written in `reference.py`, from the samplers' definitions and not from our table.
-"""
+The right configuration is written in `reference.py`, from the samplers' definitions and not from our table."""
 
 import inspect
 from pathlib import Path
@@ -24,9 +23,9 @@ from instantid.models.sdxl.schedules import (
     fewest_steps,
     training,
 )
-from miniature import trained
 from miniature.sdxl import SCHEDULER
 
+from .diffusing import relative
 from .painting import (
     CPU,
     KINDS,
@@ -34,13 +33,10 @@ from .painting import (
     SPACINGS,
     STOCHASTIC,
     Gaussian,
-    Portrait,
     paint,
     paint_gaussian,
     paint_with_diffusers,
 )
-from .reference import Reference
-from .test_diffusion import relative
 
 HOSTILE = {
     "_class_name": "LCMScheduler", "_use_default_values": sorted(SCHEDULER), "algorithm_type": "sde-dpmsolver++",
@@ -208,52 +204,3 @@ def test_the_table_in_the_documentation_is_what_is_refused():
         for spacing in cell.split(", "):
             config = {**SCHEDULER, "timestep_spacing": spacing, "rescale_betas_zero_snr": zero_snr == "yes"}
             assert fewest == [str(fewest_steps(name, config)) for name in contract.SCHEDULERS]
-
-
-@pytest.fixture(scope="module")
-def miniature(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("miniature")
-    trained.write_sdxl(folder / "sdxl")
-    trained.write_identitynet(folder / "identitynet")
-    trained.write_adapter(folder / "adapter")
-    return Reference(folder)
-
-
-@pytest.fixture(scope="module")
-def portrait(miniature):
-    return Portrait(miniature, "unipc", 50)
-
-
-@pytest.fixture(scope="module")
-def converged_portrait(miniature):
-    return Portrait(miniature, "euler", 400)
-
-
-def check_picture(portrait, name, steps):
-    """38 dB from the picture that it leads to; with noise of its own, a picture that the networks paint again."""
-    latents = paint(name, portrait.config, steps, portrait.predict, portrait.shape)
-    if name in STOCHASTIC:
-        assert portrait.returns(latents) > portrait.home - 1
-    else:
-        assert portrait.psnr(latents, portrait.latents) > 38
-
-
-@pytest.mark.parametrize("name", contract.SCHEDULERS)
-def test_the_miniature_paints(portrait, name):
-    check_picture(portrait, name, 12 if name == "heun" else 20)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("steps", [30, 50, 100])
-@pytest.mark.parametrize("name", contract.SCHEDULERS)
-def test_the_miniature_s_picture_converges(converged_portrait, name, steps):
-    check_picture(converged_portrait, name, min(steps, contract.LCM_MAX_STEPS) if name == "lcm" else steps)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["ddim", "lcm"])
-def test_a_clipped_picture_fails_both_measures(portrait, monkeypatch, name):
-    monkeypatch.setitem(SAMPLING, "clip_sample", True)
-    latents = paint(name, portrait.config, 20, portrait.predict, portrait.shape)
-    assert portrait.psnr(latents, portrait.latents) < 20
-    assert portrait.returns(latents) < portrait.home - 2

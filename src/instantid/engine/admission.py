@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 
 from instantid.engine.task import UNNAMED, State, Task
-from instantid.errors import EngineFailure, Overloaded
+from instantid.errors import Overloaded
 
 
 class Admission:
@@ -37,10 +37,10 @@ class Admission:
         return [task for task in self.tasks if task.state is not None]
 
     def admit(self, task: Task) -> None:
-        """Let a task wait for its start. Raises Overloaded or EngineFailure where it is refused."""
+        """Let a task wait for its start. Raises Overloaded where it is refused."""
         with self._changed:
             if self._closed:
-                raise EngineFailure("the server is stopping")
+                raise Overloaded("the server is stopping")
             held = sum(other.plan.rows for other in self._tasks if other.tenant == task.tenant)
             if task.tenant != UNNAMED and held and held + task.plan.rows > self.tenant_rows:
                 raise Overloaded(

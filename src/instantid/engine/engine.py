@@ -115,7 +115,7 @@ class Engine:
     def close(self) -> None:
         """Stop working and answer everything that is unanswered."""
         for task in self.admission.close():
-            self._answer(task, self._broken or EngineFailure("the server is stopping"))
+            self._answer(task, self._broken or Overloaded("the server is stopping"))
         self.finishers.shutdown(wait=True)
         if self._events:
             self._events.close()
