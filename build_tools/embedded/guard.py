@@ -13,10 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO
 
 from instantid.serving.board import server_folder
 
@@ -120,11 +122,12 @@ class Guard:
                 return 128 - code if code < 0 else code
 
     def _run_once(self) -> int:
-        with open(self.spec.log, "ab") as log:
-            process = subprocess.Popen(
-                list(self.spec.command), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                start_new_session=True, preexec_fn=_die_with_parent,
-            )  # fmt: skip
+        process = subprocess.Popen(
+            list(self.spec.command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            bufsize=0, start_new_session=True, preexec_fn=_die_with_parent,
+        )  # fmt: skip
+        writer = threading.Thread(target=self._write_log, args=(process.stdout,), daemon=True)
+        writer.start()
         board = server_folder(process.pid)
         self._tell(pid=process.pid, ready=False, starts=self.state.starts + 1)
         try:
@@ -133,8 +136,16 @@ class Guard:
         finally:
             _kill_group(process.pid)
             process.wait()
+            writer.join(POLL_SECONDS)
             remove_shared_memory(self.spec.shm_prefix)
             shutil.rmtree(board, ignore_errors=True)
+
+    def _write_log(self, output: IO[bytes]) -> None:
+        """What does not fit on the disk is lost. Were the log the server's own file, a model that shows its progress
+        would fail there."""
+        while lines := output.read(1 << 16):
+            with contextlib.suppress(OSError), open(self.spec.log, "ab", 0) as log:
+                log.write(lines)
 
     def _watch(self, process: subprocess.Popen) -> None:
         while process.poll() is None and not self._must_stop():

@@ -12,6 +12,8 @@ from build_tools.embedded.server import EmbeddedServer
 from build_tools.weights import make_miniature
 from instantid_client import InstantIDClient
 
+from .load import Album
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -46,3 +48,19 @@ def encoded(image, fmt="PNG", **options):
 @pytest.fixture(scope="session")
 def astronaut():
     return encoded(data.astronaut())
+
+
+@pytest.fixture
+def tell(capsys):
+    """Shows a measured line beside pytest's own."""
+
+    def tell(row):
+        with capsys.disabled():
+            print(f"\n{row}", end=" ", flush=True)
+
+    return tell
+
+
+@pytest.fixture(scope="session")
+def album(astronaut):
+    return Album((astronaut, encoded(data.astronaut()[:, ::-1])))

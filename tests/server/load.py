@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -66,7 +67,10 @@ class Load:
         self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(self.callers)]
         for thread in self._threads:
             thread.start()
-        self.wait_for_good(SETTLED, time.monotonic())
+        with ExitStack() as stack:
+            stack.push(self.__exit__)
+            self.wait_for_good(SETTLED, time.monotonic())
+            stack.pop_all()
         return self
 
     def __exit__(self, *raised):
