@@ -23,6 +23,7 @@ from instantid_client.settings import Routing, Settings, TokenSource, check_seco
 from instantid_client.transport import Call, HealthCall, Refused
 
 MOST_ID_CHARACTERS = 128
+CLOSED = "the client was closed during the call"
 log = logging.getLogger("instantid_client")
 log.addHandler(logging.NullHandler())
 
@@ -111,6 +112,10 @@ class Core:
                 break
             except (Refused, InstantIDError) as failure:
                 yield from self._again_or_raise(failure, address, request, plan, tried)
+            except ValueError as error:
+                if self._closed:
+                    raise ClientClosed(CLOSED, request_id=request.id) from error
+                raise
         now = time.monotonic()
         self.addresses.worked(address)
         timings = {"prepare": prepared - request.began, "call": now - sent, "total": now - request.began}
@@ -176,7 +181,7 @@ class Core:
 
     def _failed(self, failure: Refused | InstantIDError, address: str, request: Request) -> InstantIDError:
         if self._closed:
-            return ClientClosed("the client was closed during the call", request_id=request.id)
+            return ClientClosed(CLOSED, request_id=request.id)
         if isinstance(failure, Refused):
             error = error_for(failure.reply, request.id, address)
             error.__cause__ = failure.__cause__

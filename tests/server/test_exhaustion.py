@@ -49,7 +49,7 @@ def test_the_server_bears_full_shared_memory(weights, album, tmp_path, tell):
 
         def fill_for_a_while():
             fill(root / "dev/shm")
-            with ThreadPoolExecutor(4) as pool, InstantIDClient(target.url, timeout=60) as client:
+            with InstantIDClient(target.url, timeout=60) as client, ThreadPoolExecutor(4) as pool:
                 calls = [pool.submit(client.generate, [album.photos[0]] * 4, "a portrait", **SMALL) for _ in range(4)]
             (root / "dev/shm/filler").unlink()
             heard.extend(call.exception() for call in calls)
