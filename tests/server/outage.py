@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,10 @@ def attack(target, album, fault, restarts, clean=CLEAN):
     board, stubs = server_folder(first), psutil.Process(first).children()
     with Load(target.url, album) as load:
         outage = Outage(load, time.monotonic())
-        fault()
-        follow(target, first, outage)
+        with ThreadPoolExecutor(1) as pool:
+            broken = pool.submit(fault)
+            follow(target, first, outage, broken)
+            broken.result()
         load.wait_for_good(SETTLED, time.monotonic())
     outcomes = load.outcomes(outage.began)
     assert set(outcomes) <= clean, {(call.outcome, call.text) for call in load.calls if call.outcome not in clean}
@@ -100,9 +103,11 @@ def attack(target, album, fault, restarts, clean=CLEAN):
     return outage
 
 
-def follow(target, pid, outage):
+def follow(target, pid, outage, broken):
     calm = time.monotonic() + NOTICED_SECONDS
     while time.monotonic() < calm:
+        if not broken.done():
+            calm = time.monotonic() + NOTICED_SECONDS
         if (now := target.pid) not in (0, pid):
             began, pid = time.monotonic(), now
             wait_until(lambda: is_ready(target.url), 300)
