@@ -49,6 +49,8 @@ TRITON_UNAVAILABLE: Mapping[str, Kind] = {
 }
 TRITON_STOPPED = re.compile(r"Request for unknown model: '[^']*' has no available versions")
 """NOT_FOUND, from a server that has stopped the model already but not yet closed its port (seen on 2.51.0)."""
+TRITON_HALF_ANSWER = re.compile(r"expected \d+ inputs but got \d+ inputs for model ")
+"""INVALID_ARGUMENT, inside an ensemble: the stage before was frozen for seconds and gave half an answer (2.51.0)."""
 TRITON_RESTRICTED = re.compile(r"This protocol is restricted, expecting header '[^']*'")
 ENVOY_UNAVAILABLE: Mapping[str, Kind] = {
     "local_rate_limited": ResourceExhausted,
@@ -128,6 +130,8 @@ def _kind_and_text(reply: Reply, request_id: str) -> tuple[Kind, str]:
     text = bare.removeprefix(own) if bare.startswith(own) else REQUEST_ID.sub("", bare, count=1)
     if reply.status == "UNAVAILABLE":
         return _unavailable(reply, text, from_model), text
+    if bare != reply.text and TRITON_HALF_ANSWER.match(text):
+        return ServerError, text
     if kind is NotFound and TRITON_STOPPED.fullmatch(text):
         return Overloaded, text
     if from_model and kind in (NotFound, Unimplemented):

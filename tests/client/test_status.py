@@ -45,6 +45,7 @@ TRITON = [
         Overloaded,
     ),
     ("INVALID_ARGUMENT", "[request id: abc] expected 2 inputs but got 1 inputs for model 'instantid'", InvalidArgument),
+    ("INVALID_ARGUMENT", PREFIX + "expected 3 inputs but got 2 inputs for model 'denoiser'. Got input(s)", ServerError),
     ("INTERNAL", PREFIX + "Stub process 'denoiser_0_0' is not healthy.", ServerError),
     ("INTERNAL", PREFIX + "Failed to increase the shared memory pool size", ServerError),
     ("UNIMPLEMENTED", "", Unimplemented),
