@@ -40,8 +40,8 @@ check: $(VENV)/.dev ## formatting, lint, types, layering, contract; seconds
 serve: $(VENV)/.build $(WEIGHTS)/profile.json ## keep the embedded server running and print a call
 	$(BIN)/python -m build_tools serve --weights $(WEIGHTS)
 
-loadtest: $(VENV)/.dev ## drive a running server: make loadtest ARGS="--users 4 --run-time 60s"
-	$(BIN)/python -m loadtest $(ARGS)
+loadtest: $(VENV)/.dev ## a minute of load on the server of `make serve`, with a report: make loadtest ARGS="noisy_neighbour"
+	$(BIN)/python -m loadtest run $(ARGS)
 
 bench: $(VENV)/.dev $(WEIGHTS)/profile.json ## side-by-side measurements: face analysis against insightface, scheduling on the server
 	$(BIN)/python bench/face_analysis.py
@@ -72,6 +72,7 @@ $(VENV)/.dev: $(VENV)/.build
 	@echo "Installing what tests and measurements need: about 50 packages more, a minute or two."
 	$(PIP) --editable ./client --editable '.[dev]'
 	$(PIP) --no-deps insightface==2.1
+	@build_tools/promtool.sh $(BIN)
 	@touch $@
 
 weights/miniature/profile.json: $(VENV)/.build $(wildcard miniature/*.py miniature/data/* build_tools/*.py) \

@@ -2,7 +2,8 @@
 
 Two embedded servers with the miniature weights, one with the engine's policy and one that serves first come, first
 served, get the same requests at the same times, one server after the other. So do a server with a flooding tenant and
-one without. Requests go to the denoiser itself, so that only it is measured. Every figure is a ratio to the time that
+one without. Requests go to the denoiser itself, so that only it is measured,
+signed with the server's key, which this user can read. Every figure is a ratio to the time that
 a request of the same number of steps took alone on the first server. `python bench/scheduling.py --help`.
 """
 
@@ -28,6 +29,8 @@ from tritonclient.utils import InferenceServerException
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from instantid.request import GenerationRequest
+from instantid.serving.board import server_folder
+from instantid.serving.signing import Signer
 
 ROOT = Path(__file__).parents[1]
 FIRST_COME = """
@@ -76,8 +79,9 @@ CONSOLE = Console(stderr=True)
 class Caller:
     """Sends requests to one server's denoiser at given times and notes the seconds until each answer."""
 
-    def __init__(self, url: str, size: int) -> None:
-        self.client = triton.InferenceServerClient(url)
+    def __init__(self, server: EmbeddedServer, size: int) -> None:
+        self.client = triton.InferenceServerClient(server.grpc_url)
+        self.signer = Signer(server_folder(server.pid))
         self.size = size
 
     def send(self, kind: Class, seed: int) -> Future[float]:
@@ -104,10 +108,13 @@ class Caller:
             prompt="a portrait", height=self.size, width=self.size, num_inference_steps=kind.steps, seed=seed,
             tenant=kind.tenant,
         )  # fmt: skip
+        text, embeddings = request.to_json(), np.ones((1, 1, 512), np.float32)
         pictures = np.zeros((1, 1, self.size, self.size, 3), np.uint8)
+        conditioned = self.signer.sign(text, embeddings, pictures)
         return [
-            _tensor("request", np.array([[request.to_json()]], object), "BYTES"),
-            _tensor("embeddings", np.ones((1, 1, 512), np.float32), "FP32"),
+            _tensor("request", np.array([[self.signer.sign(text)]], object), "BYTES"),
+            _tensor("conditioned_request", np.array([[conditioned]], object), "BYTES"),
+            _tensor("embeddings", embeddings, "FP32"),
             _tensor("pictures", pictures, "UINT8"),
         ]
 
@@ -179,7 +186,7 @@ def main(
             continue
         CONSOLE.print(f"{title}: starting the server, then {seconds:.0f} s of requests")
         with serving(weights, first_come) as server:
-            caller = Caller(server.grpc_url, size)
+            caller = Caller(server, size)
             for steps, kind in {kind.steps: kind for kind in mix}.items():
                 solo[steps] = solo.get(steps) or caller.solo(kind)
             found, refused = drive(caller, arrivals(mix, solo, load, seconds), title, warm_up)

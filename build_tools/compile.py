@@ -20,7 +20,8 @@ def compile_command(
     """
     import torch
 
-    from instantid.models.compiled import compile_missing, package_folder, package_name
+    from build_tools.compiler import compile_missing
+    from instantid.models.compiled import package_folder, package_name
     from instantid.models.measure import planned_sizes
     from instantid.models.setup import load_model, prepared_shapes, use_as_compiled
     from instantid.profile import load_profile

@@ -1,79 +1,122 @@
-"""Locust users: the abstract one owns the client and the timing, the concrete one only names its tasks."""
+"""Locust's part: users that send what the scenario says, and the shape that ends the run.
+
+All users start at once. What follows the scenario's levels is how many of a tenant's callers are active (closed loop)
+or when its requests are due (open loop), so that a level can change for one tenant alone.
+"""
 
 import random
-import time
-from pathlib import Path
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-from gevent.threadpool import ThreadPool
-from locust import User, between, events, task
+import gevent
+from locust import LoadTestShape, User, task
+from locust.exception import StopUser
 
-from instantid_client import InstantIDClient, InstantIDError, Routing
+from loadtest.arrivals import arrivals
+from loadtest.record import OUTCOMES
+from loadtest.run import Run
+from loadtest.scenario import Tenant
 
-PROMPTS = ("a portrait in a garden", "a knight, oil painting", "a sailor at the sea", "a queen, watercolor")
-
-
-@events.init_command_line_parser.add_listener
-def add_arguments(parser: Any) -> None:
-    parser.add_argument("--photo", type=str, required=True, help="photo that every request sends")
-    parser.add_argument("--tenants", type=int, default=3, help="tenants among which the users are spread")
-    parser.add_argument("--request-timeout", type=float, default=120.0, help="seconds a request may take")
+IDLE_SECONDS = 0.2
+"""How often a caller that its tenant's level leaves out looks again."""
 
 
-class GrpcUser(User):
-    """One caller with its own connection; `host` is the server's gRPC address, host:port.
+class TenantUser(User):
+    """Sends a tenant's requests in one of the two loops; subclasses say when."""
 
-    Calls block in a thread of the user's own, outside gevent: grpcio's support for gevent now and then never wakes up.
-    """
+    abstract = True
+    current_run: ClassVar[Run]
+    tenant: ClassVar[Tenant]
+
+    def on_start(self) -> None:
+        self.slot = self.current_run.next_slot(self.tenant)
+        self.rng = random.Random(f"{self.current_run.scenario.seed} {self.tenant.name} {self.slot}")
+
+
+class ClosedUser(TenantUser):
+    """One caller of a closed loop: sends, waits for the answer, thinks."""
 
     abstract = True
 
-    def on_start(self) -> None:
-        options = self.environment.parsed_options
-        self.photo = Path(options.photo).read_bytes()
-        tenant = f"tenant-{random.randrange(options.tenants)}"
-        self.thread = ThreadPool(1)
-        self.client: InstantIDClient = self.thread.apply(
-            InstantIDClient,
-            (self.host or "localhost:8001",),
-            {"timeout": options.request_timeout, "routing": Routing(tenant=tenant)},
+    @task
+    def call(self) -> None:
+        if self.is_active():
+            scenario = self.current_run.scenario
+            mix = scenario.mix(self.tenant)
+            (kind,) = self.rng.choices(list(mix), list(mix.values()))
+            self.current_run.send(self.tenant, kind, self.current_run.now(), self.rng)
+
+    def wait_time(self) -> float:
+        return self.rng.uniform(*self.tenant.think) if self.is_active() else IDLE_SECONDS
+
+    def is_active(self) -> bool:
+        scenario = self.current_run.scenario
+        return self.slot < scenario.callers(self.tenant, scenario.level(self.tenant, self.current_run.now()))
+
+
+class OpenUser(TenantUser):
+    """All callers of a tenant in an open loop: each request is sent when it is due, whatever became of the others."""
+
+    abstract = True
+
+    @task
+    def follow(self) -> None:
+        for arrival in arrivals(self.current_run.scenario, self.tenant, self.current_run.rate):
+            gevent.sleep(max(0.0, arrival.at - self.current_run.now()))
+            self.current_run.send_due(self.tenant, arrival, self.rng)
+        raise StopUser
+
+
+def user_classes(run: Run) -> list[type[User]]:
+    """A class of users for each tenant, named after it on locust's web page."""
+    base = ClosedUser if run.scenario.is_closed else OpenUser
+    return [type(_name(tenant), (base,), _fields(run, tenant)) for tenant in run.scenario.tenants]
+
+
+def _name(tenant: Tenant) -> str:
+    return "Tenant_" + re.sub(r"\W", "_", tenant.name)
+
+
+def _fields(run: Run, tenant: Tenant) -> dict[str, Any]:
+    scenario = run.scenario
+    count = scenario.callers(tenant, scenario.peak(tenant)) if scenario.is_closed else 1
+    fields = {"abstract": False, "current_run": run, "tenant": tenant, "fixed_count": count, "host": run.target.url}
+    return {**fields, "__module__": __name__}
+
+
+class ScenarioShape(LoadTestShape):
+    """Keeps every user from the start until the run is over."""
+
+    def __init__(self, run: Run, users: int) -> None:
+        super().__init__()
+        self.run, self.users = run, users
+
+    def tick(self) -> tuple[int, float] | None:
+        return None if self.run.is_over else (self.users, float(self.users))
+
+
+class Progress:
+    """A line every few seconds: how far the run is, and what has come back so far."""
+
+    def __init__(self, run: Run, say: Callable[[str], None], every: float = 5.0) -> None:
+        self.run, self.say, self.every = run, say, every
+
+    def __call__(self) -> None:
+        while True:
+            gevent.sleep(self.every)
+            if not self.run.is_over:
+                self.say(self.line())
+
+    def line(self) -> str:
+        done = self.run.writer.record.requests
+        counts = Counter(request.outcome for request in done)
+        bad = "".join(f"  {counts[name]} {name}" for name in OUTCOMES[1:] if counts[name])
+        good = sorted(request.seconds for request in done if request.outcome == "ok")
+        p95 = f"  p95 {good[int(0.95 * (len(good) - 1))]:.2f} s" if good else ""
+        at = min(self.run.now(), self.run.scenario.seconds)
+        return (
+            f"{at:5.0f} of {self.run.scenario.seconds:.0f} s  {self.run.sent} sent  {len(good)} answered"
+            f"  {self.run.callers.in_flight} in progress{bad}{p95}"
         )
-
-    def on_stop(self) -> None:
-        self.thread.apply(self.client.close)
-        self.thread.kill()
-
-    def generate(self, name: str, **options: Any) -> None:
-        """Send one request and report it to locust under `name`; failures are counted by the error's class."""
-        start = time.perf_counter()
-        length, failure = 0, None
-        try:
-            result = self.thread.apply(self.client.generate, (self.photo, random.choice(PROMPTS)), options)
-            length = sum(len(image) for image in result.images)
-        except InstantIDError as error:
-            failure = type(error)(type(error).__name__)
-        self.environment.events.request.fire(
-            request_type="gRPC",
-            name=name,
-            response_time=1000 * (time.perf_counter() - start),
-            response_length=length,
-            exception=failure,
-        )
-
-
-class MixedUser(GrpcUser):
-    """What callers do: mostly full requests, some drafts, now and then several pictures at once."""
-
-    wait_time = between(0.5, 2.0)
-
-    @task(6)
-    def full(self) -> None:
-        self.generate("default steps")
-
-    @task(3)
-    def draft(self) -> None:
-        self.generate("8 steps", num_inference_steps=8)
-
-    @task(1)
-    def several(self) -> None:
-        self.generate("2 pictures", num_images_per_prompt=2)

@@ -16,7 +16,7 @@ from torch import Tensor
 from miniature import SIZE, ImageArray
 from miniature.drawing import cached_arrays, draw_all
 from miniature.head import Pose, View
-from miniature.painter import Face, draw_person, random_appearance
+from miniature.painter import draw_person, random_appearance
 from miniature.people import WRINKLED, Identity, random_identity
 from miniature.scenery import SCENERY, draw_scenery
 from miniature.styles import apply_style
@@ -51,7 +51,7 @@ def draw_page(
     appearance = replace(appearance, pose=pose, light=light)
     centre = (float(rng.uniform(0.43, 0.57)) * size, float(rng.uniform(0.40, 0.50)) * size)
     picture = draw_scenery(place, size, rng)
-    face: Face = draw_person(picture, identity, appearance, View(centre, float(rng.uniform(0.22, 0.29)) * size, pose))
+    face = draw_person(picture, identity, appearance, View(centre, float(rng.uniform(0.22, 0.29)) * size, pose))
     clothes = appearance.clothes
     smile = ", smiling" if appearance.expression.smile > 0.4 else ""
     scene = f"{smile}, {clothes.colour_name} {clothes.kind}, {place}"

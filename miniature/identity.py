@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from instantid.models.sdxl import attention
-from instantid.models.sdxl.attention import FaceAttention, KeysValues
+from instantid.models.sdxl.attention import FaceAttention, Projections
 from instantid.models.sdxl.resampler import Resampler
 from miniature.latents import time_ids
 from miniature.networks import make_identitynet, resampler_shapes
@@ -92,27 +92,24 @@ class InstantID:
             identity_tokens,
             controlnet_cond=landmarks,
             added_cond_kwargs=added,
-            cross_attention_kwargs={"context": _project(identity_tokens, self.identity_layers)},
+            cross_attention_kwargs={"context": Projections.of(self.identity_layers).project(identity_tokens)},
             return_dict=False,
         )
         adapter = self.adapter
-        face = attention.project(face_tokens, list(adapter.keys), list(adapter.values), adapter.heads)
+        face = Projections(list(adapter.keys), list(adapter.values), adapter.heads).project(face_tokens)
         predicted: Tensor = self.unet(
             latents,
             timesteps,
             tokens,
             added_cond_kwargs=added,
-            cross_attention_kwargs={"context": _project(tokens, self.layers), "face": FaceAttention(scales[0], face)},
+            cross_attention_kwargs={
+                "context": Projections.of(self.layers).project(tokens),
+                "face": FaceAttention(scales[0], face),
+            },
             down_block_additional_residuals=[scales[1] * each for each in down],
             mid_block_additional_residual=scales[1] * middle,
         ).sample
         return predicted
-
-
-def _project(tokens: Tensor, layers: list[Any]) -> KeysValues:
-    return attention.project(
-        tokens, [layer.to_k for layer in layers], [layer.to_v for layer in layers], [layer.heads for layer in layers]
-    )
 
 
 def _copy_encoder(identitynet: Any, unet: Any) -> None:

@@ -44,7 +44,7 @@ class Appearance:
 
 
 @dataclass(frozen=True)
-class Face:
+class FaceGeometry:
     """Pixels: `box` `[4]` (x0, y0, x1, y1), forehead to chin and ear to ear; `landmarks` `[5, 2]` (x, y):
     image-left eye, image-right eye, nose tip, image-left mouth corner, image-right mouth corner."""
 
@@ -69,7 +69,7 @@ def random_appearance(rng: np.random.Generator, widest_yaw: float = 40.0) -> App
     return Appearance(pose, expression, light, Clothes(str(rng.choice(CLOTHES)), name, CLOTHES_COLOURS[name]))
 
 
-def draw_person(picture: ImageArray, identity: Identity, appearance: Appearance, view: View) -> Face:
+def draw_person(picture: ImageArray, identity: Identity, appearance: Appearance, view: View) -> FaceGeometry:
     """Draw one person, head to shoulders, into the `[h, w, 3]` uint8 RGB picture (changed in place)."""
     x0, y0, x1, y1 = _window(picture, view)
     if x1 > x0 and y1 > y0:
@@ -80,7 +80,7 @@ def draw_person(picture: ImageArray, identity: Identity, appearance: Appearance,
         near = View((float(centre[0]), float(centre[1])), view.scale * enlarge, view.pose)
         drawn = _draw_layers(np.asarray(big, np.uint8), identity, appearance, near, (x0 * enlarge, y0 * enlarge))
         picture[y0:y1, x0:x1] = cv2.resize(drawn, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
-    return Face(face_box(identity, view), landmarks(identity, appearance.expression, view))
+    return FaceGeometry(face_box(identity, view), landmarks(identity, appearance.expression, view))
 
 
 def _window(picture: ImageArray, view: View) -> tuple[int, int, int, int]:

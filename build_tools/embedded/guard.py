@@ -54,7 +54,7 @@ class GuardSpec:
 
 
 @dataclass(slots=True)
-class State:
+class GuardState:
     """What the guard tells its caller; `starts` counts from 1."""
 
     pid: int = 0
@@ -89,7 +89,7 @@ def sweep(spec: Path) -> None:
     left = GuardSpec.load(spec)
     remove_shared_memory(left.shm_prefix)
     with contextlib.suppress(FileNotFoundError):
-        server = State(**json.loads(Path(left.state).read_text())).pid
+        server = GuardState(**json.loads(Path(left.state).read_text())).pid
         for board in SHARED_MEMORY.glob(f"instantid-{server}-*"):
             shutil.rmtree(board, ignore_errors=True)
 
@@ -106,7 +106,7 @@ def _kill_group(leader: int) -> None:
 @dataclass(slots=True)
 class Guard:
     spec: GuardSpec
-    state: State = field(default_factory=State)
+    state: GuardState = field(default_factory=GuardState)
     stopping: bool = False
 
     def run(self) -> int:

@@ -84,6 +84,7 @@ def command_line(
         "exit-timeout-secs": options.exit_timeout,
         "log-format": "ISO8601",
         "log-verbose": options.log_verbosity,
+        **dict.fromkeys(("grpc-header-forward-pattern", "http-header-forward-pattern"), "traceparent"),
         **{f"{kind}-address": options.host for kind in ("grpc", "http", "metrics")},
         **{f"{kind}-port": getattr(ports, kind) for kind in ("grpc", "http", "metrics")},
     }
@@ -93,4 +94,8 @@ def command_line(
         flags = ("grpc-restricted-protocol", "http-restricted-api")
         named |= dict.fromkeys(flags, f"{ADMINISTRATION}:admin-key={admin_key}")
     arguments = [f"--{name}={value}" for name, value in named.items()]
+    if endpoint := {**os.environ, **options.environment}.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        url = f"opentelemetry,url={endpoint.rstrip('/')}/v1/traces"
+        traced = ("mode=opentelemetry", "level=TIMESTAMPS", "rate=1", url, "opentelemetry,resource=service.name=triton")
+        arguments += [f"--trace-config={setting}" for setting in traced]
     return [str(server_binary()), *arguments, "--disable-auto-complete-config", *options.extra_args]

@@ -18,7 +18,7 @@ from typing import IO
 import tritonclient.grpc as grpc_client
 
 from build_tools.embedded import layout, log, preflight
-from build_tools.embedded.guard import EXIT_MARGIN_SECONDS, GuardSpec, State, sweep
+from build_tools.embedded.guard import EXIT_MARGIN_SECONDS, GuardSpec, GuardState, sweep
 from build_tools.embedded.options import EmbeddedServerError, Ports, PreflightError, ServerOptions
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError", "Ports", "PreflightError", "ServerOptions"]
@@ -86,11 +86,11 @@ class EmbeddedServer:
         return self.state.pid if self.is_running() else 0
 
     @property
-    def state(self) -> State:
+    def state(self) -> GuardState:
         try:
-            return State(**json.loads(self._state_path.read_text()))
+            return GuardState(**json.loads(self._state_path.read_text()))
         except FileNotFoundError:
-            return State()
+            return GuardState()
 
     def is_running(self) -> bool:
         """False once the server has ended for good (a supervised one may be between two runs)."""

@@ -31,16 +31,16 @@ Detection = Literal["surest", "reference"]
 
 
 @dataclass(frozen=True, slots=True)
-class Faces:
+class FaceTensors:
     """Names of FP32 boxes [f, 4], scores [f], landmarks [f, 5, 2], all in the same order."""
 
     boxes: str
     scores: str
     landmarks: str
 
-    def take(self, graph: Graph, index: str) -> "Faces":
+    def take(self, graph: Graph, index: str) -> "FaceTensors":
         fields = (self.boxes, self.scores, self.landmarks)
-        return Faces(*(graph.op("Gather", values, index, axis=0) for values in fields))
+        return FaceTensors(*(graph.op("Gather", values, index, axis=0) for values in fields))
 
 
 def detect(
@@ -80,13 +80,13 @@ def _empty(kind: int, shape: Shape) -> np.ndarray:
     return np.zeros(dims, np.float32 if kind == TensorProto.FLOAT else np.int64)
 
 
-def _look(graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_faces: int) -> Faces:
+def _look(graph: Graph, images: str, sizes: str, detector: OnnxDetector, max_faces: int) -> FaceTensors:
     box = letterbox(graph, images, sizes, "photo", "size")
     detector.network.insert(graph, box.blob)
     return _largest(graph, _suppress(graph, _decode(graph, detector, box.scale)), max_faces)
 
 
-def _decode(graph: Graph, detector: OnnxDetector, scale: str) -> Faces:
+def _decode(graph: Graph, detector: OnnxDetector, scale: str) -> FaceTensors:
     """Candidates with at least the minimum score, in photo pixels (insightface's `SCRFD.forward`)."""
     scores, distances, offsets = (_joined(graph, names, width) for width, names in detector.outputs.items())
     scores = graph.op("Reshape", scores, ints(-1))
@@ -98,7 +98,7 @@ def _decode(graph: Graph, detector: OnnxDetector, scale: str) -> Faces:
     boxes = graph.op("Add", graph.op("Concat", centre, centre, axis=1), reach)
     steps = graph.op("Reshape", graph.op("Mul", offsets, stride), ints(-1, 5, 2))
     landmarks = graph.op("Add", graph.op("Unsqueeze", centre, ints(1)), steps)
-    return Faces(graph.op("Div", boxes, scale), scores, graph.op("Div", landmarks, scale))
+    return FaceTensors(graph.op("Div", boxes, scale), scores, graph.op("Div", landmarks, scale))
 
 
 def _joined(graph: Graph, names: tuple[str, ...], width: int) -> str:
@@ -124,7 +124,7 @@ def _anchors(graph: Graph, index: str) -> tuple[str, str]:
     return cast(graph, graph.op("Mul", cells, stride), np.float32), cast(graph, stride, np.float32)
 
 
-def _suppress(graph: Graph, faces: Faces) -> Faces:
+def _suppress(graph: Graph, faces: FaceTensors) -> FaceTensors:
     """Greedy suppression, best first. insightface counts pixels: a box is x1 - x0 + 1 of them wide."""
     spans = graph.op("Add", faces.boxes, np.array([0, 0, 1, 1], np.float32))
     selected = graph.op(
@@ -137,7 +137,7 @@ def _suppress(graph: Graph, faces: Faces) -> Faces:
     return faces.take(graph, element(graph, selected, 2, axis=1))
 
 
-def _largest(graph: Graph, faces: Faces, limit: int) -> Faces:
+def _largest(graph: Graph, faces: FaceTensors, limit: int) -> FaceTensors:
     """The `limit` faces with the largest areas, still sorted by score."""
     areas = _areas(graph, faces)
     kept = graph.op("Min", vector(graph, size(graph, areas, 0)), ints(limit))
@@ -146,13 +146,13 @@ def _largest(graph: Graph, faces: Faces, limit: int) -> Faces:
     return faces.take(graph, "kept_index")
 
 
-def _areas(graph: Graph, faces: Faces) -> str:
+def _areas(graph: Graph, faces: FaceTensors) -> str:
     low, high = (graph.op("Slice", faces.boxes, ints(i), ints(i + 2), ints(1)) for i in (0, 2))
     sides = graph.op("Sub", high, low)
     return graph.op("Mul", element(graph, sides, 0, axis=1), element(graph, sides, 1, axis=1))
 
 
-def _rank(graph: Graph, faces: Faces, detection: Detection) -> str:
+def _rank(graph: Graph, faces: FaceTensors, detection: Detection) -> str:
     """The rank of a look, FP32: the score of its largest face, or 1 if it found any face, and 0 if it found none."""
     scores = graph.op("Concat", faces.scores, np.zeros(1, np.float32), axis=0)
     if detection == "reference":
@@ -161,7 +161,7 @@ def _rank(graph: Graph, faces: Faces, detection: Detection) -> str:
     return graph.op("Gather", scores, graph.op("ArgMax", areas, axis=0, keepdims=0))
 
 
-def _keep(graph: Graph, faces: Faces, rank: str, last: str) -> None:
+def _keep(graph: Graph, faces: FaceTensors, rank: str, last: str) -> None:
     """Keep this look's faces if it ranks above the photo's earlier looks. The last look grows the outputs."""
     better = graph.op("Greater", rank, "best_rank_before")
     before, now = (size(graph, scores, 0) for scores in ("best_scores_before", faces.scores))
@@ -169,7 +169,7 @@ def _keep(graph: Graph, faces: Faces, rank: str, last: str) -> None:
     count = graph.op("Where", better, now, before)
     chosen = graph.op("Range", first, graph.op("Add", first, count), np.int64(1))
     joined = (graph.op("Concat", f"best_{name}_before", values, axis=0) for name, values in asdict(faces).items())
-    kept = asdict(Faces(*joined).take(graph, chosen))
+    kept = asdict(FaceTensors(*joined).take(graph, chosen))
     best_size = graph.op("Where", better, "size", "best_size_before")
     best_rank = graph.op("Max", rank, "best_rank_before")
     ended, going = (graph.op("Where", last, *pair) for pair in ((count, np.int64(0)), (np.int64(0), count)))

@@ -39,7 +39,7 @@ ManifestFile = Annotated[Path, typer.Option(help="What is published where, with 
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """The operator's options, before anything is looked up."""
 
     checkpoint: str = ""
@@ -97,7 +97,7 @@ def download_command(
     manifest: ManifestFile = MANIFEST,
 ) -> None:
     """Download and check the published files, resuming earlier downloads, into a folder that `full --mirror` reads."""
-    choice = Choice(checkpoint, None, with_, manifest=manifest)
+    choice = Selection(checkpoint, None, with_, manifest=manifest)
     with _reporting() as console, exclusive(output):
         choice.check()
         sources = choice.sources(Hub())
@@ -117,7 +117,7 @@ def full_command(
     manifest: ManifestFile = MANIFEST,
 ) -> None:
     """Download, convert and verify. Does nothing if the set is already there and was made in the same way."""
-    _make(Choice(checkpoint, faces, with_, dtype, manifest), output, accept_licence, mirror)
+    _make(Selection(checkpoint, faces, with_, dtype, manifest), output, accept_licence, mirror)
 
 
 def verify_command(
@@ -129,7 +129,7 @@ def verify_command(
         _verify(folder, load, console)
 
 
-def _make(choice: Choice, output: Path, accepted: bool, published: Path | None) -> None:
+def _make(choice: Selection, output: Path, accepted: bool, published: Path | None) -> None:
     from build_tools.published.assemble import Ingredients, assemble
 
     with _reporting() as console, exclusive(output.parent):

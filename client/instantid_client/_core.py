@@ -5,6 +5,7 @@ A client only performs the steps, with or without `await`. A stream of events wi
 
 import logging
 import os
+import sys
 import time
 import uuid
 from collections.abc import Generator, Mapping, Sequence
@@ -23,6 +24,7 @@ from instantid_client.settings import Routing, Settings, TokenSource, check_seco
 from instantid_client.transport import Call, HealthCall, Refused
 
 MOST_ID_CHARACTERS = 128
+TRACE = contract.TRACEPARENT.name
 CLOSED = "the client was closed during the call"
 log = logging.getLogger("instantid_client")
 log.addHandler(logging.NullHandler())
@@ -74,8 +76,19 @@ class Request:
         if left <= 0:
             raise DeadlineExceeded("the deadline has passed", request_id=self.id)
         deadline_ms = {contract.DEADLINE_MS.name: max(round(left * 1000), 1)}
-        parameters = {**deadline_ms, **self.routing.parameters()}
-        return Call(self.id, self.tensors, parameters, self.routing.priority or 0, left, metadata)
+        trace = current_trace() if self.routing.traceparent is None else {TRACE: self.routing.traceparent}
+        parameters = {**deadline_ms, **trace, **self.routing.parameters()}
+        return Call(self.id, self.tensors, parameters, self.routing.priority or 0, left, {**trace, **metadata})
+
+
+def current_trace() -> dict[str, str]:
+    """The W3C context of the current span, if the application uses OpenTelemetry: as metadata and as a parameter."""
+    headers: dict[str, str] = {}
+    if "opentelemetry.trace" in sys.modules:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        TraceContextTextMapPropagator().inject(headers)
+    return {TRACE: headers[TRACE]} if TRACE in headers else {}
 
 
 class Core:

@@ -18,16 +18,23 @@ TokenSource = Callable[[], str | Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Who asks and how urgent it is: `priority` 1 (most urgent) to 3, None for the server's default."""
+    """Who asks and how urgent it is: `priority` 1 (most urgent) to 3, None for the server's default.
+
+    `traceparent` is the W3C trace context that the request belongs to; without it the current span of the application,
+    where that uses OpenTelemetry, is the parent.
+    """
 
     tenant: str | None = None
     priority: int | None = None
+    traceparent: str | None = None
 
     def __post_init__(self) -> None:
         if self.tenant is not None:
             check_parameter(contract.TENANT, self.tenant)
         if self.priority is not None:
             check_parameter(contract.PRIORITY_LEVEL, self.priority)
+        if self.traceparent is not None:
+            check_metadata({contract.TRACEPARENT.name: check_parameter(contract.TRACEPARENT, self.traceparent)})
 
     def parameters(self) -> dict[str, str | int]:
         given = {contract.TENANT.name: self.tenant, contract.PRIORITY_LEVEL.name: self.priority}

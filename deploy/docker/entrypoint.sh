@@ -16,6 +16,14 @@ key_file=${TRITON_ADMIN_KEY_FILE:-/run/secrets/admin_key}
 [ -s "$key_file" ] || { key_file=$repository/.admin_key && od -vAn -tx8 -N32 /dev/urandom | tr -d ' \n' >"$key_file"; }
 admin="model-repository,model-config,shared-memory,trace,logging,statistics:admin-key=$(<"$key_file")"
 
+# The caller's trace context becomes a parameter; with a collector, Triton's own spans join it too.
+trace=() collector=${OTEL_EXPORTER_OTLP_ENDPOINT:-}
+[ -z "$collector" ] || trace=(
+    --trace-config=mode=opentelemetry --trace-config=level=TIMESTAMPS --trace-config=rate=1
+    "--trace-config=opentelemetry,url=${collector%/}/v1/traces"
+    "--trace-config=opentelemetry,resource=service.name=triton"
+)
+
 # Regions that a killed container left in a /dev/shm that outlives it.
 regions=triton_instantid_$$_
 rm -f /dev/shm/"$regions"*
@@ -34,8 +42,11 @@ tritonserver \
     --grpc-keepalive-permit-without-calls=1 \
     --grpc-http2-max-pings-without-data=0 \
     --grpc-http2-min-recv-ping-interval-without-data=10000 \
+    --grpc-header-forward-pattern=traceparent \
+    --http-header-forward-pattern=traceparent \
     --grpc-restricted-protocol="$admin" \
     --http-restricted-api="$admin" \
+    "${trace[@]}" \
     "$@" &
 server=$!
 # A signal ends `wait` before the server has ended: then it is waited for again. A second one waits for no request.

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from instantid import contract
 from instantid.request import GenerationRequest
 
 METADATA_KEY = "instantid"
@@ -65,10 +64,3 @@ def encoder(png_level: int, embed_metadata: bool) -> Finisher:
         return buffer.getvalue()
 
     return encode
-
-
-def read_metadata(data: bytes) -> dict[str, Any]:
-    """The parameters that an `encoder` stored in a PNG or WebP file; empty if there are none."""
-    image = Image.open(io.BytesIO(data), formats=contract.PHOTO_FORMATS)
-    text = image.info.get(METADATA_KEY) or image.getexif().get(ExifTags.Base.ImageDescription, "")
-    return dict(json.loads(text)) if text else {}

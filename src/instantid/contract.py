@@ -1,8 +1,7 @@
 """The public contract: every option of a request, and the tensors of every model. Standard library only.
 
-`python -m build_tools configs` writes from it the tensors in the `config.pbtxt` files, the fields of
-`GenerationRequest`, the client's copy of this file and its `Options`, and README's tables. Names are diffusers' where
-diffusers has one.
+`python -m build_tools configs` writes the tensors in the `config.pbtxt` files, the fields of `GenerationRequest`, the
+client's copy of this file, its `Options`, and README's tables from it. Names are diffusers' where it has one.
 """
 
 from dataclasses import dataclass, replace
@@ -45,10 +44,8 @@ class Images:
 
     @property
     def bound(self) -> str:
-        count = "" if self.high == 1 else f"{max(self.low, 1)}..{self.high} of "
-        return (
-            f"{count}{ANY_PHOTO_FORMAT}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
-        )
+        photo = f"{ANY_PHOTO_FORMAT}, at most {MAX_PHOTO_BYTES >> 20} MiB and {MAX_PHOTO_PIXELS // 10**6} megapixels"
+        return photo if self.high == 1 else f"{max(self.low, 1)}..{self.high} of {photo}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +58,11 @@ class Text:
     high: int
     help: str
     datatype: DataType = "BYTES"
+    printable: bool = False
 
     @property
     def bound(self) -> str:
-        return f"{self.low}..{self.high} characters"
+        return f"{self.low}..{self.high}{' printable' if self.printable else ''} characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +138,8 @@ MAX_COMPEL_CHARACTERS = 500
 MAX_COMPEL_DEPTH = 4
 """Brackets in brackets. compel's parser takes milliseconds a character, and more with every bracket inside another."""
 PROMPT_SYNTAXES = ("plain", "a1111", "compel")
+MAX_ID_CHARACTERS = 256
+"""Of the id that a caller gives a request."""
 NO_STYLE = "none"
 MAX_SIDE = 4096
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
@@ -149,9 +149,7 @@ LCM_MAX_STEPS = 50
 
 PHOTO = Images("photo", 1, 4, "Photos of one person; the largest face of each is used.")
 PROMPT = Text("prompt", None, 1, MAX_PROMPT_CHARACTERS, "What the picture shows.")
-NEGATIVE_PROMPT = Text(
-    "negative_prompt", "", 0, MAX_PROMPT_CHARACTERS, "What the picture avoids; acts only with guidance."
-)
+NEGATIVE_PROMPT = Text("negative_prompt", "", 0, MAX_PROMPT_CHARACTERS, "What the picture avoids; needs guidance.")
 STYLE = Text("style", NO_STYLE, 1, 64, "Template for both prompts, one of the server's list (docs/prompts.md).")
 POSE_PHOTO = Images("pose_photo", 0, 1, "Its largest face gives the landmarks; if left out, the first photo does.")
 WIDTH = Side("width", SIDE_MULTIPLE, MAX_SIDE, "In pixels; if left out, it follows from the photo's aspect.")
@@ -171,18 +169,9 @@ OPTIONS: tuple[Option, ...] = (
     PHOTO,
     PROMPT,
     NEGATIVE_PROMPT,
-    Choice(
-        "prompt_syntax", PROMPT_SYNTAXES[0], PROMPT_SYNTAXES, "How both prompts give words weights (docs/prompts.md)."
-    ),
+    Choice("prompt_syntax", PROMPT_SYNTAXES[0], PROMPT_SYNTAXES, "How prompts give words weights (docs/prompts.md)."),
     STYLE,
-    Number(
-        "force_zeros_for_empty_prompt",
-        "INT32",
-        0,
-        0,
-        1,
-        "1: an empty negative_prompt is zeros, not an encoded empty text.",
-    ),
+    Number("force_zeros_for_empty_prompt", "INT32", 0, 0, 1, "1: an empty negative_prompt is zeros, not encoded."),
     POSE_PHOTO,
     WIDTH,
     HEIGHT,
@@ -203,11 +192,12 @@ NUMBERS = tuple(option for option in OPTIONS if isinstance(option, Number))
 REQUIRED = (PHOTO.name, PROMPT.name)
 """Required by us; optional for Triton, whose own message for a missing input misleads."""
 
-TENANT = Text("tenant", "default", 1, 128, "Names the tenant, for fair scheduling and metrics.")
+TENANT = Text("tenant", "default", 1, 128, "Names the tenant, for fair scheduling and metrics.", printable=True)
 DEADLINE_MS = Number("deadline_ms", "INT64", None, 0, 3_600_000, "Milliseconds from now after which the work stops.")
 PRIORITY_LEVEL = Number("priority_level", "INT32", 2, 1, 3, "Urgency: 1 is the most, 3 the least.")
-PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL)
-"""Parameters of a request, beside its tensors."""
+TRACEPARENT = Text("traceparent", "", 0, 55, "W3C trace context of the caller; one that is malformed is ignored.")
+PARAMETERS = (TENANT, DEADLINE_MS, PRIORITY_LEVEL, TRACEPARENT)
+"""Parameters of a request, beside its tensors. Triton forwards a header `traceparent` as the parameter."""
 
 IMAGE = Tensor("image", "BYTES", (-1,), help="the encoded pictures")
 SEEDS = Tensor("seeds", "INT64", (-1,), help="the seed of each picture")
@@ -217,6 +207,7 @@ REPORT = Tensor("report", "BYTES", (-1,), help="JSON for each picture: how it wa
 REQUEST_ID = Tensor("request_id", "BYTES", help="the id that the caller gave the request")
 
 REQUEST = Tensor("request", "BYTES")
+"""The resolved request, signed by intake."""
 IMAGES = Tensor("images", "UINT8", (-1, CANVAS, CANVAS, 3))
 SIZES = Tensor("sizes", "INT64", (-1, 2))
 INPUT_PICTURES = Tensor("input_pictures", "UINT8", (-1, -1, -1, 3))
@@ -225,6 +216,10 @@ PICTURES = Tensor("pictures", "UINT8", (-1, -1, -1, 3))
 """The same, and the landmark picture after them; `GenerationRequest.pictures` says what each is."""
 EMBEDDINGS = Tensor("embeddings", "FP32", (-1, EMBEDDING_SIZE))
 """One face embedding for each person."""
+CONDITIONED_REQUEST = Tensor("conditioned_request", "BYTES")
+"""The same request with its marks, signed by face conditioning together with the embeddings and pictures of it."""
+MAX_INNER_VALUE = 1e5
+"""Of FP32 tensors between the stages: pixels, scores and raw embeddings are far below."""
 
 FOUND = (
     Tensor("boxes", "FP32", (-1, 4)),
@@ -234,20 +229,21 @@ FOUND = (
     Tensor("photo_index", "INT64", (-1,)),
     Tensor("detection_size", "INT64", (-1,)),
 )
-"""All faces of all photos, by the names of the ONNX file."""
+"""All faces of all photos, by the names of the ONNX file; the detection size is one for each photo."""
 FACES = tuple(replace(tensor, name=f"face_{tensor.name}") for tensor in FOUND)
 
-INTAKE = ModelSignature(
-    "intake",
-    tuple(
-        Tensor(option.name, option.datatype, (-1,) if isinstance(option, Images) and option.high > 1 else (1,), True)
-        for option in OPTIONS
-    ),
-    (IMAGES, SIZES, INPUT_PICTURES, REQUEST),
+INPUTS = tuple(
+    Tensor(option.name, option.datatype, (-1,) if isinstance(option, Images) and option.high > 1 else (1,), True)
+    for option in OPTIONS
 )
+INTAKE = ModelSignature("intake", INPUTS, (IMAGES, SIZES, INPUT_PICTURES, REQUEST))
 FACE_ANALYSIS = ModelSignature("face_analysis", (IMAGES, SIZES), FOUND, prefix="face_")
-FACE_CONDITIONING = ModelSignature("face_conditioning", (REQUEST, INPUT_PICTURES, *FACES), (EMBEDDINGS, PICTURES, FACE))
-DENOISER = ModelSignature("denoiser", (REQUEST, EMBEDDINGS, PICTURES), (IMAGE, SEEDS, REPORT, REQUEST_ID))
+FACE_CONDITIONING = ModelSignature(
+    "face_conditioning", (REQUEST, INPUT_PICTURES, *FACES), (CONDITIONED_REQUEST, EMBEDDINGS, PICTURES, FACE)
+)
+DENOISER = ModelSignature(
+    "denoiser", (REQUEST, CONDITIONED_REQUEST, EMBEDDINGS, PICTURES), (IMAGE, SEEDS, REPORT, REQUEST_ID)
+)
 STEPS = (INTAKE, FACE_ANALYSIS, FACE_CONDITIONING, DENOISER)
 """The steps of the ensemble, in their order."""
 INSTANTID = ModelSignature("instantid", INTAKE.inputs, (IMAGE, SEEDS, FACE, REPORT, REQUEST_ID))

@@ -114,9 +114,8 @@ def decode_photo(data: bytes, field: str) -> Photo:
     try:
         return _in_srgb(ImageOps.exif_transpose(image))
     except UNREADABLE as error:
-        raise InvalidArgument(
-            field, f"damaged {image.format} file", f"must be a whole {contract.ANY_PHOTO_FORMAT}"
-        ) from error
+        bound = f"must be a whole {contract.ANY_PHOTO_FORMAT}"
+        raise InvalidArgument(field, f"damaged {image.format} file", bound) from error
 
 
 def resized_size(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -149,10 +148,8 @@ def _encoded(option: Images, inputs: Inputs) -> dict[str, Any]:
     if not max(option.low, 1) <= array.size <= option.high:
         bound = f"must be 1..{option.high}" if option.high > 1 else "must be 1"
         raise InvalidArgument(option.name, f"{array.size} photos", bound)
-    photos = array.reshape(-1).tolist()
-    return (
-        {f"{option.name}[{i}]": data for i, data in enumerate(photos)} if option.high > 1 else {option.name: photos[0]}
-    )
+    names = [f"{option.name}[{i}]" for i in range(array.size)] if option.high > 1 else [option.name]
+    return dict(zip(names, array.reshape(-1).tolist(), strict=True))
 
 
 def _check_byte_size(data: bytes, field: str) -> None:

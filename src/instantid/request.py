@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from instantid import contract
-from instantid.contract import Choice, Images, Number, Option, Side, Text
+from instantid.checks import check, check_together
+from instantid.contract import Images, Number, Option
 from instantid.errors import Cancelled, InvalidArgument
 from instantid.photos import Canvases, Inputs, PhotoSize, read_photos
 from instantid.profile import Profile
@@ -30,7 +31,8 @@ class GenerationRequest:
 
     `photos` lists the canvas's photos: those of the person, and the pose photo last where `has_pose_photo`.
     `pictures` says what each picture of the tensor of that name is. `deadline` is an absolute time of
-    `time.monotonic()` in seconds, or None. Picture i has `seed + i`.
+    `time.monotonic()` in seconds, or None; `marks` are times of it: begin and end of intake and
+    of face conditioning. Picture i has `seed + i`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -62,6 +64,8 @@ class GenerationRequest:
     pictures: tuple[Literal["landmarks"], ...] = ("landmarks",)
     request_id: str = ""
     deadline: float | None = None
+    traceparent: Annotated[str, Field(max_length=contract.TRACEPARENT.high)] = ""
+    marks: Annotated[tuple[float, ...], Field(max_length=4)] = field(default=(), compare=False)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -87,7 +91,7 @@ class GenerationRequest:
         """
         try:
             request = _PARSER.validate_json(text, strict=True)
-            missing = {field.name for field in fields(cls)} - from_json(text).keys()
+            missing = {each.name for each in fields(cls)} - from_json(text).keys()
         except ValidationError as error:
             first = error.errors()[0]
             found = "missing" if first["type"] == "missing" else repr(first["input"])[:64]
@@ -97,7 +101,7 @@ class GenerationRequest:
         options = profile.options if profile else contract.OPTIONS
         for option in (*_fields(options), contract.TENANT, contract.PRIORITY_LEVEL):
             check(option, getattr(request, option.name))
-        _check_together(asdict(request), profile)
+        check_together(asdict(request), profile)
         return request
 
     def public(self, seed: int) -> dict[str, Any]:
@@ -120,31 +124,16 @@ def read_request(
     values = _read_parameters(parameters)
     values |= {option.name: _read(option, inputs) for option in _fields(profile.options)}
     values |= _styled(values, profile)
-    _check_together(values, profile)
+    check_together(values, profile)
     canvases = read_photos(inputs)
     pose = canvases.photos[-1 if canvases.has_pose_photo else 0]
     sides = fill_sides(values["width"], values["height"], pose.width / pose.height, profile)
     values |= {"width": sides[0], "height": sides[1]}
-    _check_together(values, profile)
+    check_together(values, profile)
     request = GenerationRequest(
         **values, photos=canvases.photos, has_pose_photo=canvases.has_pose_photo, request_id=request_id
     )
     return request, canvases
-
-
-def check(option: Option, value: Any) -> Any:
-    """`value`, if it is of the option's type and within its bounds; a float option also takes a whole number.
-
-    Raises InvalidArgument, naming the option, the value and the bound.
-    """
-    match option:
-        case Text():
-            _check_text(option, value)
-        case Choice() if value not in option.choices:
-            raise InvalidArgument(option.name, repr(value)[:64], "must be one of " + ", ".join(option.choices))
-        case Number() | Side():
-            _check_number(option, value)
-    return value
 
 
 def fill_sides(width: int | None, height: int | None, aspect: float, profile: Profile) -> tuple[int, int]:
@@ -224,41 +213,3 @@ def _read_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         "priority_level": level or contract.PRIORITY_LEVEL.default,
         "deadline": None if wait is None else time.monotonic() + wait / 1000,
     }
-
-
-def _check_text(option: Text, value: Any) -> None:
-    if not isinstance(value, str):
-        raise InvalidArgument(option.name, repr(value)[:64], f"must be text of {option.bound}")
-    if not option.low <= len(value) <= option.high or (option.low and not value.strip()):
-        blanks = ", not only blanks" if option.low else ""
-        raise InvalidArgument(option.name, f"{len(value)} characters", f"must have {option.bound}{blanks}")
-    if "\0" in value:
-        raise InvalidArgument(option.name, "holds a NUL character", "must be plain text")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise InvalidArgument(option.name, "not UTF-8", "holds half of a surrogate pair")
-
-
-def _check_number(option: Number | Side, value: Any) -> None:
-    whole = option.datatype != "FP32"
-    if type(value) is not int and (whole or type(value) is not float):
-        raise InvalidArgument(option.name, repr(value)[:64], "must be a whole number" if whole else "must be a number")
-    multiple = contract.SIDE_MULTIPLE if isinstance(option, Side) else 1
-    if not option.low <= value <= option.high or (whole and value % multiple):
-        within = "" if isinstance(option, Side) else "within "
-        raise InvalidArgument(option.name, str(value), f"must be {within}{option.bound}")
-
-
-def _check_together(values: Mapping[str, Any], profile: Profile | None) -> None:
-    """What depends on more than one option; sides that are None are not known yet."""
-    start, end = values["control_guidance_start"], values["control_guidance_end"]
-    if not start < end:
-        bound = f"must be less than control_guidance_end, {end:g}"
-        raise InvalidArgument("control_guidance_start", f"{start:g}", bound)
-    steps = values["num_inference_steps"]
-    if values["scheduler"] == "lcm" and steps > contract.LCM_MAX_STEPS:
-        bound = f"must be within 1..{contract.LCM_MAX_STEPS} with the scheduler lcm"
-        raise InvalidArgument(contract.NUM_INFERENCE_STEPS.name, str(steps), bound)
-    width, height = values["width"], values["height"]
-    if profile and width and height and width * height > profile.max_area:
-        bound = f"must be at most {profile.max_area} pixels in all"
-        raise InvalidArgument("width, height", f"{width}x{height}", bound)

@@ -24,6 +24,10 @@ def _read_loras(value: Any) -> Any:
     return tuple((match[1], match[2] or 1.0) for match in found if match)
 
 
+def _read_names(value: Any) -> Any:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """Read once by each model when it is loaded.
 
@@ -91,6 +95,15 @@ class Settings(BaseSettings):
         1, ge=0, le=9, description="zlib level of PNG files; 4 takes nearly three times as long for 15 % fewer bytes."
     )
     embed_metadata: bool = Field(True, description="Write the parameters into PNG and WebP files.")
+    metrics_tenants: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_names)] = Field(
+        (), description="Tenants that metrics tell apart, separated by commas; all others are counted as `other`."
+    )
+    usage_records: str = Field(
+        "", description="File to which one JSON line per request is appended; -: the server's output; empty: none."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Of what the Python models log; json: one object a line, with the request's id."
+    )
 
     @property
     def cache_folder(self) -> Path:

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from opentelemetry import trace
 
 from instantid_client import (
     AnswerMismatch,
@@ -77,6 +78,34 @@ def test_routing_outside_the_contract_is_refused(routing):
     with pytest.raises(InvalidArgument) as caught:
         Routing(**routing)
     assert caught.value.field == {"tenant": "tenant", "priority": "priority_level"}[next(iter(routing))]
+
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def sent_trace(recorder):
+    parameter = recorder.requests[-1].parameters.get("traceparent")
+    return recorder.metadata.get("traceparent", ""), parameter.string_param if parameter else ""
+
+
+def test_the_trace_context_of_the_caller_travels_as_header_and_as_parameter(call, url, recorder):
+    call.generate(url)
+    assert sent_trace(recorder) == ("", "")
+    context = trace.SpanContext(
+        int(PARENT[3:35], 16), int(PARENT[36:52], 16), is_remote=False, trace_flags=trace.TraceFlags(1)
+    )
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        call.generate(url)
+        assert sent_trace(recorder) == (PARENT, PARENT)
+        other = PARENT.replace("0af7", "0af8")
+        call.generate(url, routing=Routing(traceparent=other))
+        assert sent_trace(recorder) == (other, other)
+
+
+@pytest.mark.parametrize("traceparent", ["0" * 56, "a\nb", "ü", 3])
+def test_a_trace_context_that_cannot_be_sent_is_refused(traceparent):
+    with pytest.raises(InvalidArgument, match=r"traceparent|metadata"):
+        Routing(traceparent=traceparent)
 
 
 def test_metadata_travels_in_any_case(call, url, recorder):

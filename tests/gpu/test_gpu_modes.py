@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from build_tools.compiler import compile_missing
 from instantid.engine import Admission, Answer, Engine, Policy, Task
 from instantid.errors import EngineFailure, Overloaded
 from instantid.models import measure
-from instantid.models.compiled import compile_missing, load_compiled
+from instantid.models.compiled import load_compiled
 from instantid.models.predict import EXECUTIONS
 from instantid.models.sdxl import RequestTensors, SdxlModel
 from instantid.models.setup import capture_graphs, use_as_compiled

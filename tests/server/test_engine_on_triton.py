@@ -19,6 +19,7 @@ from build_tools.embedded.server import EmbeddedServer
 from instantid_client import DeadlineExceeded, InstantIDClient
 
 from .conftest import ROOT
+from .stages import inputs_of, photo_and_prompt, to_inputs
 
 LONG = {"num_inference_steps": 100, "num_images_per_prompt": 4, "width": 256, "height": 256, "scheduler": "heun"}
 """Some tens of seconds on two cores."""
@@ -53,55 +54,40 @@ def test_a_deadline_stops_the_work_inside_the_ensemble(server, client, astronaut
     with pytest.raises(DeadlineExceeded):
         client.generate(astronaut, "a portrait", timeout=3.0, **LONG)
     wait_until(lambda: metric(server, "instantid_requests_total", outcome="CANCELLED") == cancelled + 1, 5)
-    rows = metric(server, "instantid_step_rows_total")
+    rows = metric(server, "instantid_step_rows_sum")
     time.sleep(1.0)
-    assert metric(server, "instantid_step_rows_total") == rows
+    assert metric(server, "instantid_step_rows_sum") == rows
 
 
 def direct_inputs(client, astronaut):
     """What the denoiser is given for LONG, made by the stages before it."""
-
-    def tensor(name, values, datatype):
-        made = triton.InferInput(name, list(values.shape), datatype)
-        return made.set_data_from_numpy(values)
-
-    photo = tensor("photo", np.array([astronaut], object), "BYTES")
-    prompt = tensor("prompt", np.array([b"a portrait"], object), "BYTES")
-    numbers = [
-        tensor(name, np.array([value], np.int32), "INT32") for name, value in LONG.items() if name != "scheduler"
-    ]
-    scheduler = tensor("scheduler", np.array([b"heun"], object), "BYTES")
-    request = client.infer("intake", [photo, prompt, scheduler, *numbers]).as_numpy("request")
-    return [
-        tensor("request", request.reshape(1, 1), "BYTES"),
-        tensor("embeddings", np.ones((1, 1, 512), np.float32), "FP32"),
-        tensor("pictures", np.zeros((1, 1, 256, 256, 3), np.uint8), "UINT8"),
-    ]
+    options = {**LONG, "scheduler": LONG["scheduler"].encode()}
+    return to_inputs(inputs_of(client, "denoiser", photo_and_prompt(astronaut, **options)))
 
 
 def test_a_direct_caller_s_cancellation_is_seen_at_the_next_step(server, astronaut):
     with triton.InferenceServerClient(server.grpc_url) as raw:
         inputs, heard, done = direct_inputs(raw, astronaut), [], threading.Event()
         cancelled = metric(server, "instantid_requests_total", outcome="CANCELLED")
-        rows = metric(server, "instantid_step_rows_total")
+        rows = metric(server, "instantid_step_rows_sum")
 
         def answered(result, error):
             heard.append(error)
             done.set()
 
         call = raw.async_infer("denoiser", inputs, answered)
-        wait_until(lambda: metric(server, "instantid_step_rows_total") > rows)
-        rows = metric(server, "instantid_step_rows_total")
+        wait_until(lambda: metric(server, "instantid_step_rows_sum") > rows)
+        rows = metric(server, "instantid_step_rows_sum")
         call.cancel()
         assert done.wait(10)
         assert isinstance(heard[0], InferenceServerException)
         wait_until(lambda: metric(server, "instantid_requests_total", outcome="CANCELLED") == cancelled + 1, 5)
         rows_a_step = 2 * LONG["num_images_per_prompt"]
-        assert metric(server, "instantid_step_rows_total") - rows <= 2 * rows_a_step
+        assert metric(server, "instantid_step_rows_sum") - rows <= 2 * rows_a_step
 
 
 def test_metrics_count_what_was_done(server, client, astronaut):
-    names = ("instantid_requests_total", "instantid_step_rows_total", "instantid_text_cache_total")
+    names = ("instantid_requests_total", "instantid_step_rows_sum", "instantid_text_cache_total")
     before = [metric(server, name) for name in names]
     client.generate(astronaut, "a prompt of its own", num_inference_steps=5, seed=1)
     wait_until(lambda: metric(server, names[0]) > before[0])

@@ -46,7 +46,7 @@ def container(weights, tmp_path_factory):
     return folder, {**os.environ, "PATH": path, "INSTANTID_WEIGHTS": str(weights)}
 
 
-def flags_of_the_entry_point(container, **environment):
+def words_of_the_entry_point(container, **environment):
     """What it gives to tritonserver, read from a stand-in that prints its arguments."""
     folder, inherited = container
     stand_in = folder / "echo/tritonserver"
@@ -56,8 +56,22 @@ def flags_of_the_entry_point(container, **environment):
     path = f"{stand_in.parent}:{inherited['PATH']}"
     result = run(folder / "bin/serve", env={**inherited, "PATH": path, **environment})
     assert result.returncode == 0, result.stderr
-    words = [line.removeprefix("--").partition("=") for line in result.stdout.splitlines()]
+    return result.stdout.splitlines()
+
+
+def flags_of_the_entry_point(container, **environment):
+    words = (word.removeprefix("--").partition("=") for word in words_of_the_entry_point(container, **environment))
     return {name: value for name, _, value in words}
+
+
+def test_triton_s_own_trace_goes_to_the_collector_that_is_set(container, tmp_path):
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
+    ours = words_of_the_entry_point(container, **collector)
+    embedded = layout.command_line(ServerOptions(tmp_path, tmp_path, environment=collector), Ports(), tmp_path, "p_")
+    traced = [[word for word in words if word.startswith("--trace-config=")] for words in (ours, embedded)]
+    assert traced[0] == traced[1]
+    assert "--trace-config=opentelemetry,url=http://collector:4318/v1/traces" in traced[0]
+    assert not [word for word in words_of_the_entry_point(container) if "trace-config" in word]
 
 
 def test_without_weights_it_says_so(container, tmp_path):
@@ -73,7 +87,8 @@ def test_flags_are_triton_s_and_agree_with_the_embedded_server(container, tmp_pa
     theirs = {name: value for name, _, value in (word.removeprefix("--").partition("=") for word in embedded)}
     places = {"model-repository", "backend-config", "exit-timeout-secs"}
     both = set(ours) & set(theirs) - places
-    assert both == {"model-control-mode", "disable-auto-complete-config", "log-format", "log-verbose"}
+    forwarded = {"grpc-header-forward-pattern", "http-header-forward-pattern"}
+    assert both == {"model-control-mode", "disable-auto-complete-config", "log-format", "log-verbose"} | forwarded
     assert {name: ours[name] for name in both} == {name: theirs[name] for name in both}
     assert set(theirs) - set(ours) == {
         *("backend-directory", "model-config-name", "grpc-address", "http-address", "metrics-address"),

@@ -170,37 +170,6 @@ def test_bad_requests_do_not_touch_their_neighbours(client, astronaut):
     assert outcomes == ["prompt", 1, "prompt", 3, "prompt", 5, "prompt", 7]
 
 
-FORGED = {
-    "no JSON": (b"{", "request: "),
-    "not an object": (b"[5]", "request: "),
-    "unknown field": (b'{"prompt": "x", "width": 64, "height": 64, "more": 1}', "request.more: "),
-    "wrong type": (b'{"prompt": "x", "width": "64", "height": 64}', "request.width: "),
-    "deep": (b"[" * 100_000, "request: "),
-}
-
-
-@pytest.mark.parametrize("case", FORGED)
-@pytest.mark.parametrize("model", ["face_conditioning", "denoiser"])
-def test_a_forged_request_to_an_inner_model(raw, model, case):
-    text, message = FORGED[case]
-    (signature,) = (found for found in contract.MODELS if found.name == model)
-    batch = [1] if model == "denoiser" else []
-    inputs = [] if batch else [zeros(t, []) for t in signature.inputs if t is not contract.REQUEST]
-    inputs += [zeros(t, batch) for t in signature.inputs if batch and t is not contract.REQUEST]
-    request = triton.InferInput("request", [*batch, 1], "BYTES")
-    request.set_data_from_numpy(np.array([text], object).reshape([*batch, 1]))
-    with pytest.raises(InferenceServerException) as caught:
-        raw.infer(model, [request, *inputs], client_timeout=60)
-    assert message in caught.value.message()
-    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-
-
-def zeros(tensor, batch):
-    shape = [*batch, *(1 if size == -1 else size for size in tensor.dims)]
-    made = triton.InferInput(tensor.name, shape, tensor.datatype)
-    return made.set_data_from_numpy(np.zeros(shape, {**TYPES, "UINT8": np.uint8}[tensor.datatype]))
-
-
 @pytest.mark.parametrize(
     ("place", "message"),
     [

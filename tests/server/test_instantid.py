@@ -11,8 +11,8 @@ from PIL import Image
 from skimage import data
 
 from instantid import contract
-from instantid.answer import read_metadata
 from instantid_client import InvalidArgument
+from tests.metadata import read_metadata
 
 from .conftest import encoded
 

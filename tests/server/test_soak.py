@@ -100,7 +100,7 @@ EXPECTED = {
 def run(server, photo, requests, watch=lambda done: None):
     """Sends the requests and counts what their callers heard; the engine must have answered each exactly once."""
     executed = metric(server, "nv_inference_exec_count", model="denoiser")
-    answered = metric(server, "instantid_requests_total")
+    answered = metric(server, "instantid_requests_total", stage="denoiser")
     heard = Counter()
     soak = Soak(server, photo)
     with ThreadPoolExecutor(CALLERS) as pool:
@@ -109,7 +109,7 @@ def run(server, photo, requests, watch=lambda done: None):
             watch(done)
     wait_until(lambda: metric(server, "instantid_active_requests") == 0)
     executed = metric(server, "nv_inference_exec_count", model="denoiser") - executed
-    assert metric(server, "instantid_requests_total") - answered == executed
+    assert metric(server, "instantid_requests_total", stage="denoiser") - answered == executed
     assert heard.total() == requests
     wrong = {said: count for said, count in heard.items() if said[1] not in EXPECTED[said[0]]}
     assert not wrong, heard

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from instantid.answer import encoder, finish, read_metadata
+from instantid.answer import encoder, finish
 from instantid.request import GenerationRequest
+from tests.metadata import read_metadata
 
 PICTURE = data.astronaut()[:128, :192]
 

@@ -119,11 +119,15 @@ def test_the_weights_job_and_the_load_test_know_their_options(services):
     from typer.testing import CliRunner
 
     from build_tools.__main__ import app
+    from loadtest.__main__ import app as loadtest
 
     options = [word for word in services["weights"]["command"][1:] if word != "/weights/full"]
     shown = CliRunner().invoke(app, [*options[:2], "--help"]).output
     assert all(option in shown for option in options if option.startswith("--"))
-    assert services["loadtest"]["command"][0] == "loadtest"
+    module, command, *options, scenario = services["loadtest"]["command"]
+    shown = CliRunner().invoke(loadtest, [command, "--help"]).output
+    assert (module, scenario) == ("loadtest", "steady")
+    assert all(option in shown for option in options if option.startswith("--"))
 
 
 def test_every_mounted_file_exists_and_prometheus_reads_the_mounted_rules(services):

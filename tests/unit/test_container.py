@@ -98,7 +98,7 @@ def client_wheel(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("extras", ["server", "build,loadtest", "gpu"])
+@pytest.mark.parametrize("extras", ["server,otel", "build,loadtest", "gpu"])
 def test_the_locked_packages_resolve_to_wheels_for_the_images_python(extras, serving_wheel, client_wheel, tmp_path):
     """Asks the package index; Ubuntu 24.04 has glibc 2.39."""
     where = ["--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_39", "--target", tmp_path]

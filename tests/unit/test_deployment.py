@@ -28,7 +28,7 @@ def test_env_example_lists_every_setting_with_a_value_that_fits(monkeypatch):
 
 def test_env_example_lists_what_compose_and_the_entry_point_read_with_its_default():
     compose = dict(re.findall(r"(?<!\$)\$\{(\w+):-([^{}]*)\}", COMPOSE))
-    triton = dict(re.findall(r"\$\{(TRITON_\w+):-([^}]*)\}", ENTRY_POINT))
+    triton = dict(re.findall(r"\$\{((?:TRITON|OTEL)_\w+):-([^}]*)\}", ENTRY_POINT))
     names = {f"INSTANTID_{name.upper()}" for name in Settings.model_fields}
     values = {name: value for name, value in listed().items() if name not in names}
     assert values == {**compose, **triton}

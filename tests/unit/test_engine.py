@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from instantid.engine import CostTable, Group, Policy
-from instantid.errors import Overloaded
+from instantid.errors import InvalidArgument, Overloaded
 
 from .counting import COSTS, LARGE, SMALL, Bench, make_task
 
@@ -91,14 +91,14 @@ def test_bytes_in_memory_are_bounded():
     assert bench.finish()["huge"] == "huge 3"
 
 
-def test_waiting_ends_once_the_task_has_been_started():
+def test_waiting_ends_once_there_is_room_for_all_tasks():
     bench = Bench(max_rows=1)
-    bench.add("running", 3)
-    bench.steps(1)
-    task = bench.add("next", 1)
-    thread = threading.Thread(target=bench.engine.wait_until_started, args=([task],), daemon=True)
+    bench.add("first", 3)
+    bench.engine.wait_for_room()
+    bench.add("next", 3)
+    thread = threading.Thread(target=bench.engine.wait_for_room, daemon=True)
     thread.start()
-    bench.steps(1)
+    bench.steps(2)
     assert thread.is_alive()
     bench.steps(3)
     thread.join(5)
@@ -161,7 +161,11 @@ def test_a_tenant_that_names_itself_is_bounded_and_others_still_get_in():
     assert str(heard["flood2"]).startswith("tenant: 'flood' has 4 rows in progress and asks for 2 more; the limit")
 
 
-def test_one_request_larger_than_its_tenant_s_bound_is_taken_when_nothing_else_of_it_is_there():
+def test_one_request_larger_than_its_tenant_s_bound_is_refused_from_the_first_on():
     bench = Bench(max_rows=8, tenant_rows=2)
     bench.add("large", 1, rows=8, tenant="a")
-    assert bench.finish() == {"large": "large 2"}
+    bench.add("unnamed", 1, rows=8)
+    heard = bench.finish()
+    assert heard["unnamed"] == "unnamed 2"
+    assert isinstance(heard["large"], InvalidArgument)
+    assert str(heard["large"]).startswith("tenant: 'a' has 0 rows in progress and asks for 8 more; limit")

@@ -121,6 +121,32 @@ def test_an_exception_in_the_policy_costs_the_task_concerned(method):
     assert isinstance(heard["bad"], EngineFailure) or method == "remaining"
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("method", ["remaining", "seconds", "pick"])
+def test_an_exception_in_the_bookkeeping_of_a_started_task_costs_that_task(method, asynchronous):
+    """`pick` gives a task twice in one batch, once too often for its last unit; the others raise."""
+
+    class Broken(Policy):
+        pass
+
+    def broken(self, given, *now):
+        found = getattr(Policy, method)(self, given, *now)
+        tasks = [given] if isinstance(given, Task) else given
+        if not any(task.request_id == "bad" and task.left != task.plan.phases for task in tasks):
+            return found
+        if method == "pick":
+            return [task for task in given if task.request_id == "bad"] * 3
+        raise RuntimeError("no such account")
+
+    setattr(Broken, method, broken)
+    bench = Bench(policy=Broken(COSTS, 8), asynchronous=asynchronous)
+    bench.add("first", 2)
+    bench.add("bad", 1)
+    heard = bench.finish()
+    assert heard["first"] == "first 3"
+    assert isinstance(heard["bad"], EngineFailure)
+
+
 def test_an_exception_in_admission_costs_the_task_concerned():
     class Broken(Admission):
         def admit(self, task):

@@ -9,8 +9,7 @@ import pytest
 from instantid.errors import InvalidArgument, NoUsableFace
 from instantid.faces.choice import Faces
 from instantid.faces.conditioning import condition
-from instantid.faces.landmark_picture import draw_landmarks
-from instantid.faces.placement import place
+from instantid.faces.landmark_picture import draw_landmarks, place_landmarks
 from instantid.photos import PhotoSize
 from instantid.request import GenerationRequest
 
@@ -100,16 +99,14 @@ def test_a_small_face_is_refused_with_the_bound():
 
 
 def test_placement_of_the_same_size_changes_nothing():
-    placement = place((704, 1280), (704, 1280))
-    assert (placement.scale, placement.offset) == (1.0, (0.0, 0.0))
-    np.testing.assert_array_equal(placement.apply(LANDMARKS), LANDMARKS)
+    np.testing.assert_array_equal(place_landmarks(LANDMARKS, (704, 1280), (704, 1280)), LANDMARKS)
 
 
 def test_placement_never_stretches():
-    moved = place((960, 1280), (1344, 768)).apply(LANDMARKS)
+    moved = place_landmarks(LANDMARKS, (960, 1280), (1344, 768))
     before, after = np.ptp(LANDMARKS, axis=0), np.ptp(moved, axis=0)
     np.testing.assert_allclose(after / before, 0.6, rtol=1e-4)
-    centre = place((960, 1280), (1344, 768)).apply(np.array([[480, 640]], np.float32))
+    centre = place_landmarks(np.array([[480, 640]], np.float32), (960, 1280), (1344, 768))
     np.testing.assert_allclose(centre, [[672, 384]])
 
 
@@ -148,7 +145,7 @@ def test_the_landmark_picture_follows_the_pictures_of_the_request():
     assert pictures.shape == (2, 1024, 1024, 3)
     assert (pictures[0] == 7).all()
     np.testing.assert_array_equal(
-        pictures[1], draw_landmarks(place((1280, 1280), (1024, 1024)).apply(LANDMARKS), 1024, 1024)
+        pictures[1], draw_landmarks(place_landmarks(LANDMARKS, (1280, 1280), (1024, 1024)), 1024, 1024)
     )
 
 

@@ -44,9 +44,9 @@ def test_costs_are_measured_once_and_then_checked(model, settings, monkeypatch):
 def test_costs_of_prepared_steps_are_kept_by_themselves(model, settings):
     plan_costs(model, MINIATURE, settings)
     inputs = model.denoise.inputs(model.example(SIZE, 1))
-    model.denoise.predictor.prepare(inputs, model.denoise.predictor.eager)
+    model.denoise.predictor.prepared[inputs.key] = model.denoise.predictor.eager
     plan_costs(model, MINIATURE, settings)
-    model.denoise.predictor.clear()
+    model.denoise.predictor.prepared.clear()
     assert len(list(settings.cache_folder.glob("costs-*.json"))) == 2
 
 

@@ -79,7 +79,7 @@ trainer.run(lambda: np.zeros((4, 4, 3), np.uint8))
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):
-    """The only difference is the order of sums."""
+    """Up to the order of sums."""
     script = tmp_path / "shared.py"
     script.write_text(SHARED)
     both = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -95,7 +95,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 
 
 def test_muon_is_torch_s_own():
-    """torch's rounds to bfloat16: after three steps the weights differ by at most 2 % of the way gone."""
+    """Which rounds to bfloat16: after three steps each, within a hundredth of the way gone."""
     torch.manual_seed(1)
     start, inputs = torch.randn(24, 40), torch.randn(3, 64, 40)
     ours, theirs = (start.clone().requires_grad_() for _ in range(2))
@@ -132,7 +132,7 @@ def test_averaged_weights_are_what_is_loaded(tmp_path):
 
 
 def test_the_vae_that_ships_shows_people_it_was_not_trained_on():
-    """Mean errors of pixels and of colours over 16x16 pixels, of 255; 3 to 4.6 and at most 1.5 were seen."""
+    """Mean error of pixels, and of colours over 16x16 pixels, in steps of 255; 3 to 4.6 and at most 1.5 were seen."""
     vae = load_vae()
     for person in range(90000, 90004):
         picture = draw_page(random_identity(person), person).picture

@@ -3,7 +3,7 @@
 import pytest
 
 from instantid.engine import Answer, CostTable, Group, Phase, Plan, Policy, Task
-from instantid.engine.policy import AGEING, CREDIT
+from instantid.engine.policy import CREDIT, PATIENCE
 
 LARGE, SMALL = Group(1024 * 1024), Group(512 * 512)
 COSTS = CostTable(
@@ -117,10 +117,26 @@ def test_requests_beyond_their_tenant_s_share_join_others_only_for_next_to_nothi
     assert COSTS.seconds("step", SMALL, 2) <= 1.1 * COSTS.seconds("step", SMALL, 1) < COSTS.seconds("step", SMALL, 3)
 
 
-def test_no_request_waits_for_what_arrives_a_hundred_times_its_work_later():
+def test_an_overdue_request_gets_every_second_unit():
     policy = Policy(COSTS, ROOM)
     (long,) = make_tasks(policy, "", 1, 6)
-    bound = long.work / AGEING
-    for arrived, passes in ((0.9 * bound, True), (1.1 * bound, False)):
-        (short,) = make_tasks(policy, "", 1, 1, SMALL, arrived)
-        assert (policy.first([long, short], arrived) is short) == passes
+    shorts = make_tasks(policy, "", 3, 2)
+    long.due = policy.due(long, shorts)
+    assert long.due == PATIENCE * long.work + 3 * shorts[0].work
+    policy.keep_accounts([long, *shorts], long.due - 1)
+    assert policy.pick([long, *shorts], long.due - 1) == [shorts[0]]
+    turns = []
+    for second in range(8):
+        policy.keep_accounts([long, *shorts], long.due + second)
+        (picked,) = policy.pick([long, *shorts], long.due + second)
+        policy.charge([picked])
+        turns.append(picked is long)
+    assert turns == [True, False] * 4
+
+
+def test_of_several_overdue_requests_the_one_that_is_due_first_goes_first():
+    policy = Policy(COSTS, ROOM)
+    (long,), (short,) = make_tasks(policy, "", 1, 6), make_tasks(policy, "", 1, 2, arrived=200.0)
+    long.due, short.due = (policy.due(task, []) for task in (long, short))
+    policy.keep_accounts([long, short], 1000.0)
+    assert policy.first([long, short], 1000.0) is long

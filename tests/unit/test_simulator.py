@@ -22,7 +22,9 @@ def load(name):
 
 @pytest.fixture(scope="module")
 def bench():
-    return SimpleNamespace(**{**vars(load("simulated")), **vars(load("simulate"))})
+    return SimpleNamespace(
+        **{k: v for name in ("simulated", "simulate", "closed_loop") for k, v in vars(load(name)).items()}
+    )
 
 
 def together(results, name):
@@ -69,6 +71,14 @@ def test_a_tenant_hardly_notices_one_that_sends_thirty_times_as_much(bench, step
 def test_without_accounts_the_flood_slows_everybody(bench):
     quiet, flood = (bench.run("least work, no accounts", mix, 1000, 0) for mix in ("tenants", "flood"))
     assert bench.flood_ratio(flood, quiet) > 2
+
+
+@pytest.mark.parametrize("scene", range(2))
+def test_the_longest_request_is_answered_in_time_among_short_ones_that_never_pause(bench, scene):
+    clients = bench.SCENES[scene]
+    promised = bench.bound(clients, bench.LONG)
+    assert max(bench.closed_loop(bench.Policy, clients, 3 * promised)[bench.LONG.name]) <= 1.05 * promised
+    assert max(bench.closed_loop(bench.LeastAlone, clients, 3 * promised)[bench.LONG.name]) > 2 * promised
 
 
 def test_every_request_of_the_simulation_is_answered(bench):

@@ -28,5 +28,7 @@ class TritonPythonModel:
         try:
             outputs = self._model.run({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
         except Exception as error:  # noqa: BLE001 - whatever onnxruntime raises is this request's answer
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"onnx runtime error: {error}"))
+            wrong = type(error).__name__ in ("InvalidArgument", "ValueError")
+            code = pb_utils.TritonError.INVALID_ARG if wrong else pb_utils.TritonError.INTERNAL
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"onnx runtime error: {error}", code))
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])

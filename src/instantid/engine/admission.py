@@ -5,14 +5,14 @@ import threading
 from collections.abc import Sequence
 
 from instantid.engine.task import UNNAMED, State, Task
-from instantid.errors import Overloaded
+from instantid.errors import InvalidArgument, Overloaded
 
 
 class Admission:
     """Bounds rows and bytes of all started requests, and the rows of each tenant that names itself.
 
     `max_rows` and `max_bytes` bound the started requests; `tenant_rows` bounds those of one tenant, started or
-    waiting. Requests that name no tenant are bounded by Triton's queue alone.
+    waiting, the first request included. Requests that name no tenant are bounded by Triton's queue alone.
     """
 
     def __init__(self, max_rows: int, max_bytes: float = math.inf, tenant_rows: int | None = None) -> None:
@@ -37,25 +37,21 @@ class Admission:
         return [task for task in self.tasks if task.state is not None]
 
     def admit(self, task: Task) -> None:
-        """Let a task wait for its start. Raises Overloaded where it is refused."""
+        """Let a task wait for its start. Raises Overloaded or InvalidArgument where it is refused."""
         with self._changed:
             if self._closed:
                 raise Overloaded("the server is stopping")
             held = sum(other.plan.rows for other in self._tasks if other.tenant == task.tenant)
-            if task.tenant != UNNAMED and held and held + task.plan.rows > self.tenant_rows:
-                raise Overloaded(
-                    f"tenant: {task.tenant!r} has {held} rows in progress and asks for {task.plan.rows} more; the "
-                    f"limit for one tenant is {self.tenant_rows} rows (a picture takes 2 with guidance, 1 without)"
-                )
+            if task.tenant != UNNAMED and held + task.plan.rows > self.tenant_rows:
+                limit = f"limit for one tenant is {self.tenant_rows} rows (a picture takes 2 with guidance, 1 without)"
+                asked = f"{task.tenant!r} has {held} rows in progress and asks for {task.plan.rows} more"
+                raise Overloaded(f"tenant: {asked}; the {limit}") if held else InvalidArgument("tenant", asked, limit)
             self._tasks.append(task)
             self._changed.notify_all()
 
     def fits(self, task: Task) -> bool:
         """Whether a waiting task can be started now; one that is larger than a bound runs alone."""
-        started = self.started
-        rows = task.plan.rows + sum(other.plan.rows for other in started)
-        size = task.plan.bytes + sum(other.plan.bytes for other in started)
-        return not started or (rows <= self.max_rows and size <= self.max_bytes)
+        return self._hold([*self.started, task])
 
     def start(self, task: Task, state: State) -> None:
         with self._changed:
@@ -67,10 +63,10 @@ class Admission:
             self._tasks = [other for other in self._tasks if other is not task]
             self._changed.notify_all()
 
-    def wait_until_started(self, tasks: Sequence[Task]) -> None:
-        """Return once none of the tasks waits any more."""
+    def wait_for_room(self) -> None:
+        """Return once all tasks fit: those that wait are started at the next tick."""
         with self._changed:
-            self._changed.wait_for(lambda: not any(task in tasks and task.state is None for task in self._tasks))
+            self._changed.wait_for(lambda: self._hold(self._tasks))
 
     def wait_for_tasks(self) -> bool:
         """Return True once there is a task, False once admission is closed."""
@@ -85,3 +81,7 @@ class Admission:
             left, self._tasks = self._tasks, []
             self._changed.notify_all()
             return left
+
+    def _hold(self, tasks: Sequence[Task]) -> bool:
+        rows, size = (sum(getattr(task.plan, name) for task in tasks) for name in ("rows", "bytes"))
+        return len(tasks) <= 1 or (rows <= self.max_rows and size <= self.max_bytes)

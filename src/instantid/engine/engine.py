@@ -62,12 +62,13 @@ class Engine:
             task.arrived = self.clock()
             with self._at_the_cost_of(task):
                 task.work = task.remaining = self.policy.remaining(task)
+                task.due = self.policy.due(task, self.admission.tasks)
                 self.admission.admit(task)
                 self._tell("queued", [task])
 
-    def wait_until_started(self, tasks: Sequence[Task]) -> None:
-        """Return once each has been started or has ended, so that later ones queue in front of the engine."""
-        self.admission.wait_until_started(tasks)
+    def wait_for_room(self) -> None:
+        """Return once every task is started or will be at the next tick; later ones queue in front of the engine."""
+        self.admission.wait_for_room()
 
     def cancel(self, request_id: str) -> None:
         """End the request of this id at the next tick; unknown ids are ignored."""
@@ -80,7 +81,9 @@ class Engine:
             try:
                 task.cancelled |= task.answer.ask(task.is_cancelled)
             except Exception:
-                log.exception("request %r cannot be asked and counts as cancelled", task.request_id)
+                log.exception(
+                    "request %(request_id)r cannot be asked and counts as cancelled", {"request_id": task.request_id}
+                )
                 task.cancelled = True
 
     def run(self) -> None:
@@ -100,10 +103,10 @@ class Engine:
         try:
             self._drop_ended()
             self._start_waiting()
-            batch = self._pick()
+            launched = self._launch(self._pick())
         except Exception as error:  # noqa: BLE001
-            batch = self._expel(error)
-        launched = self._launch(batch) if batch else None
+            launched = None
+            self._expel(error)
         self._settle()
         self._in_flight = launched
         if launched and (launched.unit.done or not self.admission.tasks):
@@ -153,12 +156,14 @@ class Engine:
 
     def _pick(self) -> list[Task]:
         tasks = [task for task in self.admission.started if task.left]
-        batch = self.policy.pick(tasks, self.clock()) if tasks else []
+        if not tasks:
+            return []
+        batch = self.policy.pick(tasks, self.clock())
         self.policy.charge(batch)
         return batch
 
-    def _expel(self, error: Exception) -> list[Task]:
-        """Policy or admission raised: end the tasks for which they do so, or else the last one; launch nothing."""
+    def _expel(self, error: Exception) -> None:
+        """Policy or admission raised: end the tasks for which they do so, or else the last one; nothing is launched."""
         tasks = self.admission.tasks
         for task in tasks:
             with self._at_the_cost_of(task):
@@ -166,10 +171,11 @@ class Engine:
                 self.admission.fits(self.policy.first([task], self.clock()))
         if tasks and self.admission.tasks == tasks:
             self._fail(tasks[-1], error)
-        return []
 
     def _launch(self, batch: list[Task]) -> Launched | None:
         """Launch a unit for the batch; where that raises, and so nothing has advanced, for each of the batch alone."""
+        if not batch:
+            return None
         kind, rows = batch[0].left[0].kind, sum(task.left[0].rows for task in batch)
         try:
             expected = self.policy.seconds(batch)
@@ -187,8 +193,9 @@ class Engine:
                 self._in_flight = self._launch([task]) if task.state and not self._broken else None
             return None
         for task in batch:
-            task.advance()
-            task.remaining = self.policy.remaining(task)
+            with self._at_the_cost_of(task):
+                task.advance()
+                task.remaining = self.policy.remaining(task)
         return Launched(unit, kind, rows, batch, [task for task in batch if not task.left], expected)
 
     def _settle(self) -> None:
@@ -227,7 +234,7 @@ class Engine:
         if isinstance(error, DeviceFailure):
             self._broken = error
         if not isinstance(error, ServiceError):
-            log.error("request %r failed", task.request_id, exc_info=error)
+            log.error("request %(request_id)r failed", {"request_id": task.request_id}, exc_info=error)
             error = EngineFailure("the picture could not be made; the server's log has the reason")
         self._answer(task, error)
 
@@ -236,8 +243,8 @@ class Engine:
             if task.answer.give(outcome):
                 self._tell("ended", [task], seconds=self.clock() - task.arrived, outcome=outcome)
         except Exception:
-            log.exception("request %r could not be answered", task.request_id)
+            log.exception("request %(request_id)r could not be answered", {"request_id": task.request_id})
 
     def _tell(self, name: str, tasks: Sequence[Task], **facts: Any) -> None:
         if self._events:
-            self._events.tell(Event(name, tasks, self.load, **facts))
+            self._events.tell(Event(name, tasks, self.load, at=self.clock(), **facts))

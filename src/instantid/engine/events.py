@@ -24,8 +24,8 @@ class Load(NamedTuple):
 class Event(NamedTuple):
     """What happened to the tasks, and the load after it: "queued", "started", "worked" or "ended".
 
-    "worked" is one unit of `kind`, `rows` and `seconds` of the device; "ended" has the `outcome`, a result or an
-    exception, `seconds` after the arrival.
+    `at` is in seconds of the engine's clock. "worked" is one unit of `kind`, `rows` and `seconds` of the device;
+    "ended" has the `outcome`, a result or an exception, `seconds` after the arrival.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Event(NamedTuple):
     kind: str = ""
     rows: int = 0
     outcome: Any = None
+    at: float = 0.0
 
 
 Listener = Callable[[Event], None]

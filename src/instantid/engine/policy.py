@@ -9,7 +9,7 @@ its credit is used, and a chance burst costs nothing. None starves: the others u
 
 Within that, the smallest product of remaining and whole work goes first (RS, which minimises mean slowdown: Wierman,
 Harchol-Balter and Osogami 2005), pre-emptive between units: a long request that is nearly done does not hold up a short
-one, as it would by remaining work alone. Ageing bounds the wait.
+one, as it would by remaining work alone. What has waited too long is overdue, which bounds the wait (`PATIENCE`).
 """
 
 import math
@@ -30,9 +30,11 @@ FEWEST = 2
 PICTURE_ROWS = 2
 """Excess is compared in steps of one picture with guidance: tenants that exceed their share take turns by pictures."""
 
-AGEING = 0.01
-"""Seconds of work that a second of waiting makes up for: none waits for what arrives more than a hundred times its own
-work later. With 0.02, 30-step requests among shorter and longer ones wait twice as long (p99)."""
+PATIENCE = 10
+"""A request is overdue once it has waited so many times its own work, and the work that was there when it came. From
+then on overdue requests get half of the device's time, the one that is due first before the others: with nobody else
+overdue, a request ends within `PATIENCE + 2` times its work and the work ahead of it, whatever arrives later. Half and
+not all, so that short requests still pass."""
 
 STRETCH, GUEST_STRETCH = 2.0, 1.1
 """How many times longer than by itself the first request's unit may take for those that join it; the second for
@@ -61,6 +63,7 @@ class Policy:
         self._credit = credit
         self._accounts: defaultdict[str, Account] = defaultdict(Account)
         self._at = 0.0
+        self._owed = 0.0
 
     def keep_accounts(self, tasks: Collection[Task], now: float) -> None:
         """Refill every account for the time since the last call; close those that are full and of absent tenants.
@@ -103,9 +106,10 @@ class Policy:
 
     def charge(self, batch: Sequence[Task]) -> None:
         """Book the batch's next unit on its tenants' accounts, each by its share of the rows."""
-        rows = sum(task.left[0].rows for task in batch)
+        rows, unit = sum(task.left[0].rows for task in batch), self.seconds(batch)
+        self._owed = min(self._owed + (-unit if batch[0].due <= self._at else unit), 0.0)
         for task in batch:
-            account, seconds = self._accounts[task.tenant], self.seconds(batch) * task.left[0].rows / rows
+            account, seconds = self._accounts[task.tenant], unit * task.left[0].rows / rows
             account.credit = self._credit * task.work * self._rows / task.plan.rows or math.inf
             account.used = min(account.used + seconds / account.credit, 1.0)
 
@@ -119,9 +123,14 @@ class Policy:
         group = task.plan.group
         return sum(count * self.costs.seconds(kind, group, rows) for kind, rows, count in task.left)
 
-    def _rank(self, task: Task, now: float) -> tuple[int, int, float, float]:
-        work = (task.remaining * task.work) ** 0.5
-        return task.priority_level, self._excess(task), work - AGEING * (now - task.arrived), task.arrived
+    def due(self, task: Task, others: Collection[Task]) -> float:
+        """When a task that arrives among these others becomes overdue."""
+        return task.arrived + PATIENCE * task.work + sum(other.remaining for other in others)
+
+    def _rank(self, task: Task, now: float) -> tuple[int, int, bool, float, float]:
+        overdue = task.due <= now and self._owed >= 0
+        order = task.due if overdue else (task.remaining * task.work) ** 0.5
+        return task.priority_level, self._excess(task), not overdue, order, task.arrived
 
     def _excess(self, task: Task) -> int:
         return self._accounts[task.tenant].excess

@@ -1,5 +1,6 @@
 """What the engine schedules, and what it asks of the model that does the work."""
 
+import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -113,12 +114,13 @@ class Answer:
         self.give(EngineFailure("the request was lost inside the server"))
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Task:
     """One request on its way through the engine. `request` and `given` are what `Model.start` takes.
 
     `deadline` and `arrived` are seconds of the engine's clock; `left` are the phases with their units that were not
-    launched yet; `work` and `remaining` are the estimated seconds of all its units and of those that are left.
+    launched yet; `work` and `remaining` are the estimated seconds of all its units and of those that are left; from
+    `due` on it has waited too long.
     """
 
     request: Any
@@ -133,6 +135,7 @@ class Task:
     arrived: float = 0.0
     work: float = 0.0
     remaining: float = 0.0
+    due: float = math.inf
     state: State | None = None
     cancelled: bool = False
     left: tuple[Phase, ...] = field(init=False)

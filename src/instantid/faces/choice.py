@@ -60,8 +60,6 @@ class Faces:
 def _check_size(box: NDArray[np.float32], field: str) -> None:
     width, height = (box[2:] - box[:2]).tolist()
     if min(width, height) < contract.MIN_FACE_SIDE:
-        bound = (
-            f"must be at least {contract.MIN_FACE_SIDE:g} pixels a side "
-            f"once the photo's longer side is {contract.CANVAS}"
-        )
-        raise NoUsableFace(field, f"largest face is {width:.0f}x{height:.0f} pixels", bound)
+        bound = f"must be at least {contract.MIN_FACE_SIDE:g} pixels a side"
+        resized = f"once the photo's longer side is {contract.CANVAS}"
+        raise NoUsableFace(field, f"largest face is {width:.0f}x{height:.0f} pixels", f"{bound} {resized}")

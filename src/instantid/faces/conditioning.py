@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from instantid.errors import InvalidArgument
 from instantid.faces.choice import Face, Faces
-from instantid.faces.landmark_picture import draw_landmarks
-from instantid.faces.placement import place
+from instantid.faces.landmark_picture import draw_landmarks, place_landmarks
 from instantid.photos import PhotoSize
 from instantid.request import GenerationRequest
 
@@ -41,8 +40,9 @@ def condition(request: GenerationRequest, faces: Faces, input_pictures: NDArray[
     pose = faces.largest(pose_index, "pose_photo") if request.has_pose_photo else found[0]
     embedding = np.stack([face.embedding for face in found]).mean(axis=0, dtype=np.float64)
     posed = request.photos[pose_index]
-    placement = place((posed.resized_width, posed.resized_height), (request.width, request.height))
-    landmarks = draw_landmarks(placement.apply(pose.landmarks), request.width, request.height)
+    size = request.width, request.height
+    placed = place_landmarks(pose.landmarks, (posed.resized_width, posed.resized_height), size)
+    landmarks = draw_landmarks(placed, *size)
     photos = [describe(face, request.photos[i], i) for i, face in enumerate(found)]
     report = {**describe(pose, posed, pose_index), "photos": photos}
     pictures = np.concatenate([input_pictures, landmarks[None]])

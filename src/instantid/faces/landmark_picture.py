@@ -1,4 +1,4 @@
-"""The landmark picture that IdentityNet sees (InstantID reference, `draw_kps`)."""
+"""The landmark picture that IdentityNet sees: landmarks from photo to picture, and how they are drawn."""
 
 import math
 
@@ -15,11 +15,24 @@ LIMB_BRIGHTNESS = 0.6
 POINT_RADIUS = 10
 
 
+def place_landmarks(
+    landmarks: NDArray[np.float32], source: tuple[int, int], target: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Landmarks [..., 2] of a photo that is fitted whole and centred into the picture; sizes are (width, height).
+
+    One scale and an offset, never a stretch; equal sizes change nothing, as in the reference.
+    """
+    scale = min(target[0] / source[0], target[1] / source[1])
+    offset = (np.array(target) - np.array(source) * scale) / 2
+    placed: NDArray[np.float64] = landmarks.astype(np.float64) * scale + offset
+    return placed.astype(np.float32)
+
+
 def draw_landmarks(landmarks: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:
     """Draw five landmarks [5, 2] (x, y in pixels) on black; HWC RGB uint8, values in [0, 255].
 
-    Four limbs to the nose, dimmed once all are drawn, then five filled circles in full colour.
-    Equal to the reference to the last bit for the same float32 landmarks.
+    Four limbs to the nose, dimmed once all are drawn, then five filled circles in full colour: to the last bit what
+    the reference's `draw_kps` draws for the same float32 landmarks.
     """
     limbs = np.zeros((height, width, 3))
     for first, second in LIMBS:

@@ -1,15 +1,14 @@
 """Steps compiled ahead of time by AOTInductor: one package for each size and number of rows.
 
 `python -m build_tools compile` writes them; a server only loads them. A package is code that runs on the model's own
-weights and takes no memory for them; only vectors of up to eight numbers are written into it. Nothing that is kept is
-trusted: a package serves if it is the file that was written and agrees with the networks as they run without it.
+weights; only vectors of up to eight numbers are written into it. It serves if it is the file that was written and
+agrees with the networks as they run without it.
 """
 
 import contextlib
 import hashlib
-import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference from the eager networks' noise, relative to the largest value of it."""
-OPTIONS = {"aot_inductor.package_constants_in_so": False, "aot_inductor.use_runtime_constant_folding": False}
 IDENTITY_SCALE = 0.8
 Shape = tuple[tuple[int, int], int]
 """((height, width) in pixels, rows)."""
@@ -44,8 +42,7 @@ class Step(nn.Module):
         self._predict, self._spec = model.denoise.predictor.eager, pytree.tree_structure(like)
 
     def forward(self, *leaves: Tensor) -> Tensor:
-        predicted: Tensor = self._predict(pytree.tree_unflatten(leaves, self._spec))
-        return predicted
+        return self._predict(pytree.tree_unflatten(leaves, self._spec))
 
 
 def package_folder(cache: Path, model: Any) -> Path:
@@ -59,34 +56,6 @@ def package_name(shape: Shape) -> str:
     return f"{height}x{width}-{rows}"
 
 
-def compile_missing(model: Any, cache: Path, shapes: Sequence[Shape]) -> Iterator[tuple[Path, bool]]:
-    """Write the packages that are not there yet; yields each path before it is made and whether it is there."""
-    folder = package_folder(cache, model)
-    folder.mkdir(parents=True, exist_ok=True)
-    for size, rows in shapes:
-        path = folder / f"{package_name((size, rows))}.pt2"
-        there = note_of(path).exists()
-        yield path, there
-        if not there:
-            compile_step(model, model.example(size, rows), path)
-
-
-@torch.no_grad()
-def compile_step(model: Any, states: Sequence[Any], path: Path) -> None:
-    """Write the package of a step of these states to `path`, and beside it a note of what was written.
-
-    Takes minutes, and a C++ compiler. The note is written last: a package without one is not whole.
-    """
-    inputs = example_inputs(model, states)
-    program = torch.export.export(Step(model, inputs).eval(), _leaves(inputs))
-    partial = path.with_name(f"partial-{path.name}")
-    torch._inductor.aoti_compile_and_package(program, package_path=str(partial), inductor_configs=OPTIONS)
-    partial.replace(path)
-    written = note_of(path).with_suffix(".partial")
-    written.write_text(json.dumps({"sha256": _sha256(path)}))
-    written.replace(note_of(path))
-
-
 def load_compiled(model: Any, cache: Path, shapes: Sequence[Shape]) -> None:
     """Let the packages serve that are there and agree; one that is wrong is deleted."""
     for size, rows in shapes:
@@ -98,11 +67,13 @@ def load_compiled(model: Any, cache: Path, shapes: Sequence[Shape]) -> None:
             states = model.example(size, rows)
             with torch.inference_mode():
                 call = load_step(model, states, path)
-                model.denoise.predictor.prepare(example_inputs(model, states), call)
+                model.denoise.predictor.prepared[example_inputs(model, states).key] = call
             log.info("compiled step %s serves", path.stem)
         except WrongPackage as error:
             log.warning("a compiled step is deleted: %s", error)
-            _delete(path)
+            for wrong in (note_of(path), path):
+                with contextlib.suppress(OSError):
+                    wrong.unlink(missing_ok=True)
         except (RuntimeError, OSError, Overloaded) as error:
             log.warning("the compiled step %s does not serve now: %s", path.stem, error)
             release(model.device)
@@ -113,7 +84,7 @@ def load_step(model: Any, states: Sequence[Any], path: Path) -> Call:
 
     Raises WrongPackage, or RuntimeError where the device cannot hold or run it now.
     """
-    if _noted(path) != _sha256(path):
+    if note_of(path).read_bytes() != file_sha256(path):
         raise WrongPackage(f"{path.name}: not the file that was compiled")
     index = model.device.index if model.device.type == "cuda" else -1
     package = torch._inductor.aoti_load_package(str(path), device_index=index)
@@ -126,8 +97,7 @@ def load_step(model: Any, states: Sequence[Any], path: Path) -> Call:
     package.load_constants({name: own[name] for name in names}, check_full_update=True, user_managed=True)
 
     def call(inputs: Any) -> Tensor:
-        result: Tensor = package(*_leaves(inputs))
-        return result
+        return package(*leaves(inputs))
 
     wrong = difference(model, call, inputs)
     if not wrong <= TOLERANCE[model.networks.dtype]:
@@ -155,27 +125,16 @@ def example_inputs(model: Any, states: Sequence[Any]) -> Any:
 
 
 def note_of(path: Path) -> Path:
-    return path.with_suffix(".json")
+    """The file beside a package that has its sha256; a package without one is not whole."""
+    return path.with_suffix(".sha256")
 
 
-def _noted(path: Path) -> str:
-    try:
-        return str(json.loads(note_of(path).read_text())["sha256"])
-    except (ValueError, KeyError, TypeError):
-        raise WrongPackage(f"{path.name}: its note cannot be read") from None
-
-
-def _delete(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        note_of(path).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> bytes:
+    """In hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest().encode()
 
 
-def _leaves(inputs: Any) -> tuple[Tensor, ...]:
+def leaves(inputs: Any) -> tuple[Tensor, ...]:
     """A package knows one layout of each input."""
     return tuple(leaf.contiguous() for leaf in pytree.tree_leaves(inputs))

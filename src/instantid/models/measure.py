@@ -57,7 +57,7 @@ def plan_costs(model: Any, profile: Profile, settings: Settings) -> CostTable:
     Measured or checked, every network has made a real pass before the model is ready.
     """
     sizes = planned_sizes(profile)
-    prepared = str((settings.execution, model.denoise.predictor.prepared))
+    prepared = str((settings.execution, list(model.denoise.predictor.prepared)))
     name = hashlib.sha256(f"{model.fingerprint} {prepared}".encode()).hexdigest()[:16]
     path = settings.cache_folder / f"costs-{name}.json"
     table = kept_costs(path, model, sizes[0])

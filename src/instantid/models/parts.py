@@ -1,7 +1,4 @@
-"""Conditions as trees of tensors whose first dimension counts rows: joined, repeated and selected by row.
-
-A tree is a NamedTuple or tuple of tensors and trees.
-"""
+"""Trees (NamedTuples or tuples) of tensors whose first dimension counts rows: joined, repeated, selected by row."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -17,22 +14,19 @@ def join(parts: Sequence[Part]) -> Part:
     """The rows of all parts, one part after the other; a single part is returned as it is."""
     if len(parts) == 1:
         return parts[0]
-    joined: Part = pytree.tree_map(lambda *tensors: torch.cat(tensors), *parts)
-    return joined
+    return pytree.tree_map(lambda *tensors: torch.cat(tensors), *parts)
 
 
 def repeat(part: Part, copies: int) -> Part:
     """Each row `copies` times, equal rows side by side."""
     if copies == 1:
         return part
-    repeated: Part = pytree.tree_map(lambda tensor: tensor.repeat_interleave(copies, dim=0), part)
-    return repeated
+    return pytree.tree_map(lambda tensor: tensor.repeat_interleave(copies, dim=0), part)
 
 
 def select(part: Part, rows: Any) -> Part:
     """The rows that an index (slice, list or boolean tensor) names."""
-    selected: Part = pytree.tree_map(lambda tensor: tensor[rows], part)
-    return selected
+    return pytree.tree_map(lambda tensor: tensor[rows], part)
 
 
 def tensors(value: Any) -> list[Tensor]:

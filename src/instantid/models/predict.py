@@ -1,18 +1,17 @@
-"""One call for a step of the networks, however it runs: eager, replayed from a CUDA graph, or compiled ahead of time.
-
-A way to run changes the speed; it changes nothing of what is computed, beyond rounding.
-"""
+"""One call for a step of the networks: eager, replayed from a CUDA graph, or compiled; equal up to rounding."""
 
 import logging
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
+
+from instantid.models.parts import tensors
 
 log = logging.getLogger(__name__)
 
@@ -20,21 +19,11 @@ WARM_UPS = 2
 """Passes before a graph is captured: libraries choose kernels and allocate their workspaces in them."""
 
 
-class StepInputs(Protocol):
-    """A tree of tensors. Equal keys mean equal shapes; `constant` is what stays the same while a batch does."""
-
-    @property
-    def key(self) -> Hashable: ...
-
-    @property
-    def constant(self) -> Any: ...
-
-    @property
-    def changing(self) -> tuple[Any, ...]: ...
-
-
 Call = Callable[[Any], Tensor]
-"""Takes StepInputs, gives what the networks predict, [rows, channels, height, width]."""
+"""Takes a tree of tensors, gives what the networks predict, [rows, channels, height, width].
+
+Trees of equal `key` have equal shapes; `constant` is the part that stays the same while a batch does.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,10 +48,11 @@ class Predictor:
     def __init__(self, networks: Call) -> None:
         self._networks = networks
         self.execution = EXECUTIONS["eager"]
-        self._prepared: dict[Hashable, Call] = {}
+        self.prepared: dict[Hashable, Call] = {}
+        """By the key of the inputs that each is for."""
 
     def __call__(self, inputs: Any) -> Tensor:
-        call = self._prepared.get(inputs.key)
+        call = self.prepared.get(inputs.key)
         if call is None:
             return self.eager(inputs)
         try:
@@ -71,24 +61,13 @@ class Predictor:
             raise
         except RuntimeError:
             log.exception("the prepared step for %s failed; it runs eagerly from now on", inputs.key)
-            del self._prepared[inputs.key]
+            del self.prepared[inputs.key]
             return self.eager(inputs)
 
     def eager(self, inputs: Any) -> Tensor:
         kernel = self.execution.attention
         with nullcontext() if kernel is None else sdpa_kernel(kernel):
             return self._networks(inputs)
-
-    @property
-    def prepared(self) -> tuple[Hashable, ...]:
-        return tuple(self._prepared)
-
-    def prepare(self, inputs: Any, call: Call) -> None:
-        """Use `call` for inputs of this key from now on."""
-        self._prepared[inputs.key] = call
-
-    def clear(self) -> None:
-        self._prepared.clear()
 
 
 class GraphedCall:
@@ -101,7 +80,7 @@ class GraphedCall:
     def __init__(self, call: Call, inputs: Any, pool: Any) -> None:
         leaves, spec = pytree.tree_flatten(inputs)
         static = pytree.tree_unflatten([_own(leaf) for leaf in leaves], spec)
-        self._changing, self._constant = _tensors(static.changing), _tensors(static.constant)
+        self._changing, self._constant = tensors(static.changing), tensors(static.constant)
         self._last: Any = None
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -114,9 +93,9 @@ class GraphedCall:
             self._output = call(static)
 
     def __call__(self, inputs: Any) -> Tensor:
-        _copy(self._changing, _tensors(inputs.changing))
+        _copy(self._changing, tensors(inputs.changing))
         if inputs.constant is not self._last:
-            _copy(self._constant, _tensors(inputs.constant))
+            _copy(self._constant, tensors(inputs.constant))
             self._last = inputs.constant
         self._graph.replay()
         return self._output.clone()
@@ -124,10 +103,6 @@ class GraphedCall:
 
 def _own(leaf: Any) -> Any:
     return leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:

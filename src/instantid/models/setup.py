@@ -42,8 +42,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto`: float16 on a GPU, float32 on a CPU."""
     if name == "auto":
         name = "float32" if device.type == "cpu" else "float16"
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+    return getattr(torch, name)
 
 
 def choose_vae_dtype(setting: str, device: torch.device) -> torch.dtype:
@@ -51,8 +50,7 @@ def choose_vae_dtype(setting: str, device: torch.device) -> torch.dtype:
     if setting == "auto":
         large = device.type == "cpu" or torch.cuda.get_device_properties(device).total_memory >= FLOAT32_DECODE_BYTES
         setting = "float32" if large or not torch.cuda.is_bf16_supported() else "bfloat16"
-    dtype: torch.dtype = getattr(torch, setting)
-    return dtype
+    return getattr(torch, setting)
 
 
 def prepare(model: SdxlModel, profile: Profile, settings: Settings) -> None:
@@ -90,7 +88,7 @@ def capture_graphs(model: SdxlModel, shapes: Sequence[tuple[Size, int]]) -> None
             if inputs.key in predictor.prepared:
                 continue
             try:
-                predictor.prepare(inputs, GraphedCall(predictor.eager, inputs, pool))
+                predictor.prepared[inputs.key] = GraphedCall(predictor.eager, inputs, pool)
             except RuntimeError as error:
                 log.warning("no CUDA graph for %s, %d rows: %s", size, rows, str(error).splitlines()[0])
                 release(model.device)

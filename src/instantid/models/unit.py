@@ -34,10 +34,7 @@ class LaunchedUnit:
         return self
 
     def wait(self) -> float:
-        """Seconds that the device took, by its own clock on a GPU.
-
-        Raises DeviceFailure, or Overloaded, for what went wrong on the device meanwhile.
-        """
+        """Seconds that the device took, by its own clock on a GPU. Raises DeviceFailure or Overloaded if it failed."""
         if not self.done:
             with device_errors(self._device):
                 self._end.synchronize()

@@ -18,9 +18,17 @@ from instantid.models.setup import load_model, prepare
 from instantid.profile import load_profile
 from instantid.request import GenerationRequest
 from instantid.serving.board import Board, server_folder
-from instantid.serving.metrics import EngineMetrics
 from instantid.serving.model import set_up
-from instantid.serving.tensors import error_response, make_response, read_id, read_inputs
+from instantid.serving.signing import Signer
+from instantid.serving.tensors import (
+    check_same,
+    check_tensor,
+    error_response,
+    make_response,
+    read_id,
+    read_inputs,
+)
+from instantid.serving.watch import EngineWatch
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +53,9 @@ class DenoiserModel:
         self._profile = profile
         self._finishers = [encoder(self.settings.png_level, self.settings.embed_metadata)]
         self.engine = self._make_engine(name, costs, memory_budget(self.model, profile, self.settings, costs))
-        self._board = Board(server_folder(os.getppid()), name, lambda: self.engine.load.backlog)
+        folder = server_folder(os.getppid())
+        self._board = Board(folder, name, lambda: self.engine.load.backlog)
+        self._signer = Signer(folder)
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=run, name=title, daemon=True)
@@ -58,26 +68,31 @@ class DenoiserModel:
     def _make_engine(self, name: str, costs: CostTable, max_bytes: float) -> Engine:
         rows = self.settings.max_rows
         admission = Admission(rows, max_bytes, max(int(rows * self.settings.tenant_share), 2))
-        metrics = EngineMetrics(name, lambda: self.model.networks.text.encode_chunk.cache_info()[:2])
+        cache = self.model.networks.text.encode_chunk.cache_info
+        self._watch = EngineWatch(name, self.settings, lambda: cache()[:2])
         policy = self.make_policy(costs, admission.tenant_rows)
-        return Engine(self.model, policy, admission, self._finish, listeners=[metrics, self._refresh])
+        return Engine(self.model, policy, admission, self._finish, listeners=[self._watch, self._refresh])
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Returns once the engine has room again and it is this instance's turn; later requests wait in Triton.
+        """Returns as soon as the engine has room and it is this instance's turn; later requests wait in Triton.
 
         Never raises: after an answer was sent, an exception from here kills the whole server (seen on 2.51.0). A
-        request that gets lost is answered by its Answer.
+        request that gets lost is answered by its Answer. While Triton waits for this call, a process that is frozen for
+        a second counts as dead (docs/operations.md).
         """
         try:
             self._take([task for task in map(self._task, requests) if task is not None])
         except Exception:
             log.exception("requests were lost")
-        self._board.wait_turn()
+        try:
+            self._board.wait_turn()
+        except Exception:
+            log.exception("the turns of the instances are not kept")
 
     def _take(self, tasks: Sequence[Task]) -> None:
         self.engine.submit(tasks)
         self._board.take()
-        self.engine.wait_until_started(tasks)
+        self.engine.wait_for_room()
 
     def finalize(self) -> None:
         self._board.close()
@@ -111,18 +126,24 @@ class DenoiserModel:
         answer = self._make_answer(request.get_response_sender(), lambda: request_id)
         try:
             request_id = read_id(request)
-            return self._read(request, answer)
+            return self._read(request, request_id, answer)
         except Exception as error:  # noqa: BLE001 - answered, and only for this request
+            self._watch.refused(request, error)
             answer.give(error)
             return None
 
-    def _read(self, request: Any, answer: Answer) -> Task:
-        tensors: dict[str, Any] = read_inputs(request, self.signature)
-        resolved = GenerationRequest.from_json(tensors[contract.REQUEST.name].item(), self._profile)
-        pictures = tensors[contract.PICTURES.name][0]
+    def _read(self, request: Any, request_id: str, answer: Answer) -> Task:
+        tensors: Any = read_inputs(request, self.signature)
+        inner = (contract.REQUEST, contract.CONDITIONED_REQUEST, contract.EMBEDDINGS, contract.PICTURES)
+        signed, conditioned, embeddings, pictures = (tensors[tensor.name][0] for tensor in inner)
+        text = self._signer.verify(conditioned.item(), embeddings, pictures)
+        resolved = GenerationRequest.from_json(text, self._profile)
+        check_same(resolved, request_id, resolved == GenerationRequest.from_json(self._signer.verify(signed.item())))
+        check_tensor(contract.EMBEDDINGS, embeddings, 1, contract.EMBEDDING_SIZE)
+        check_tensor(contract.PICTURES, pictures, len(resolved.pictures), resolved.height, resolved.width, 3)
         return Task(
             request=resolved,
-            given=RequestTensors(tensors[contract.EMBEDDINGS.name][0], pictures),
+            given=RequestTensors(embeddings, pictures),
             plan=self.model.plan(resolved),
             answer=answer,
             request_id=resolved.request_id,

@@ -10,6 +10,7 @@ from instantid.faces.conditioning import condition
 from instantid.photos import Inputs
 from instantid.request import GenerationRequest
 from instantid.serving.model import BlockingModel
+from instantid.serving.tensors import check_same, check_tensor
 
 
 class FaceConditioningModel(BlockingModel):
@@ -17,10 +18,17 @@ class FaceConditioningModel(BlockingModel):
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
         tensors: dict[str, Any] = dict(inputs)
-        request = GenerationRequest.from_json(tensors[contract.REQUEST.name].item())
-        faces = Faces(*(tensors[tensor.name] for tensor in contract.FACES))
-        conditioning = condition(request, faces, tensors[contract.INPUT_PICTURES.name])
+        text = self.signer.verify(tensors[contract.REQUEST.name].item())
+        request = GenerationRequest.from_json(text)
+        check_same(request, request_id)
+        found = [tensors[tensor.name] for tensor in contract.FACES]
+        for tensor, array in zip(contract.FACES, found, strict=True):
+            count = len(request.photos) if tensor is contract.FACES[-1] else len(found[0])
+            check_tensor(tensor, array, count, *tensor.dims[1:])
+        conditioning = condition(request, Faces(*found), tensors[contract.INPUT_PICTURES.name])
+        marked = self.watch.marked(request).to_json()
         return {
+            contract.CONDITIONED_REQUEST: [self.signer.sign(marked, conditioning.embeddings, conditioning.pictures)],
             contract.EMBEDDINGS: conditioning.embeddings,
             contract.PICTURES: conditioning.pictures,
             contract.FACE: [conditioning.report],

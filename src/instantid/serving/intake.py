@@ -28,5 +28,5 @@ class IntakeModel(BlockingModel):
             contract.IMAGES: canvases.images,
             contract.SIZES: canvases.sizes,
             contract.INPUT_PICTURES: np.zeros((0, request.height, request.width, 3), np.uint8),
-            contract.REQUEST: [request.to_json()],
+            contract.REQUEST: [self.signer.sign(self.watch.marked(request).to_json())],
         }

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import triton_python_backend_utils as pb_utils
@@ -11,7 +13,9 @@ import triton_python_backend_utils as pb_utils
 from instantid.contract import ModelSignature, Tensor
 from instantid.photos import Inputs
 from instantid.serving.board import Board, server_folder
+from instantid.serving.signing import Signer
 from instantid.serving.tensors import error_response, make_response, read_id, read_inputs, read_parameters
+from instantid.serving.watch import StageWatch
 from instantid.settings import Settings
 
 
@@ -20,9 +24,24 @@ class TritonLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "error" if record.levelno >= logging.ERROR else "warn"
-        getattr(pb_utils.Logger, "log_info" if record.levelno < logging.WARNING else f"log_{level}")(
-            self.format(record)
-        )
+        write = getattr(pb_utils.Logger, "log_info" if record.levelno < logging.WARNING else f"log_{level}")
+        write(self.format(record).encode(errors="backslashreplace").decode())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; the named arguments of a message are fields of their own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            **(record.args if isinstance(record.args, Mapping) else {}),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
 
 
 def set_up(args: Mapping[str, str]) -> Settings:
@@ -30,11 +49,17 @@ def set_up(args: Mapping[str, str]) -> Settings:
 
     Triton takes `config.pbtxt` without a word where the configuration that was asked for does not exist.
     """
-    logging.basicConfig(level=logging.INFO, handlers=[TritonLogHandler()], format="%(name)s: %(message)s")
+    settings = Settings()  # type: ignore[call-arg]
+    handler: logging.Handler = TritonLogHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    if settings.log_format == "json":
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     parameters = json.loads(args["model_config"]).get("parameters", {})
     name = parameters.get("config_name", {}).get("string_value", "unnamed")
     logging.getLogger(__name__).info("%s: configuration %r", args["model_instance_name"], name)
-    return Settings()  # type: ignore[call-arg]
+    return settings
 
 
 class BlockingModel:
@@ -44,8 +69,11 @@ class BlockingModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self.settings = set_up(args)
-        self._board = Board(server_folder(os.getppid()), args["model_instance_name"])
+        folder = server_folder(os.getppid())
+        self._board = Board(folder, args["model_instance_name"])
+        self.signer = Signer(folder)
         self._board.start()
+        self.watch = StageWatch(self.signature.name, self.settings)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
@@ -59,9 +87,10 @@ class BlockingModel:
     def _answer(self, request: Any) -> Any:
         request_id = ""
         try:
-            request_id = read_id(request)
-            inputs = read_inputs(request, self.signature)
-            values = self.respond(inputs, read_parameters(request), request_id)
-            return make_response(self.signature, values)
+            with self.watch(request):
+                request_id = read_id(request)
+                inputs = read_inputs(request, self.signature)
+                values = self.respond(inputs, read_parameters(request), request_id)
+                return make_response(self.signature, values)
         except Exception as error:  # noqa: BLE001 - an uncaught one would fail the batch and show a path
             return error_response(error, request_id)

@@ -9,19 +9,23 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from instantid import contract
 from instantid.contract import ModelSignature, Tensor
-from instantid.errors import EngineFailure, InvalidArgument, ServiceError
-from instantid.request import NUMPY_TYPES
+from instantid.errors import EngineFailure, InvalidArgument, Overloaded, ServiceError
+from instantid.request import NUMPY_TYPES, GenerationRequest
 
 log = logging.getLogger(__name__)
 
 
 def read_id(request: Any) -> str:
-    """The caller's own id of the request. Raises InvalidArgument if it is not UTF-8."""
+    """The caller's own id of the request. Raises InvalidArgument if it is not UTF-8, or too long to be in a log."""
     try:
-        return str(request.request_id())
+        found = str(request.request_id())
     except UnicodeDecodeError as error:
         raise InvalidArgument("id", "not UTF-8", f"byte {error.start} cannot be decoded") from error
+    if len(found) > contract.MAX_ID_CHARACTERS:
+        raise InvalidArgument("id", f"{len(found)} characters", f"must have at most {contract.MAX_ID_CHARACTERS}")
+    return found
 
 
 def read_inputs(request: Any, model: ModelSignature) -> dict[str, NDArray[Any] | None]:
@@ -38,6 +42,23 @@ def read_parameters(request: Any) -> dict[str, Any]:
         raise InvalidArgument("parameters", "not readable", "must be UTF-8") from error
 
 
+def check_tensor(tensor: Tensor, array: NDArray[Any], *shape: int) -> None:
+    """Raises InvalidArgument unless an inner tensor has this shape, and only finite values within the contract's."""
+    if array.shape != shape:
+        raise InvalidArgument(tensor.name, f"shape {list(array.shape)}", f"must be {list(shape)}")
+    if tensor.datatype == "FP32" and not np.all(np.abs(array) <= contract.MAX_INNER_VALUE):
+        raise InvalidArgument(tensor.name, "not finite, or too large", f"must be within {contract.MAX_INNER_VALUE:g}")
+
+
+def check_same(request: GenerationRequest, request_id: str, is_same: bool = True) -> None:
+    """Raises Overloaded, for another try passes, if Triton has mixed this request up with another one.
+
+    A Python model that was frozen for a second inside execute() may give its answer to the next caller (seen on 2.51).
+    """
+    if not is_same or request.request_id != request_id:
+        raise Overloaded("the request was mixed up with another one inside the server; send it again")
+
+
 def make_response(model: ModelSignature, values: Mapping[Tensor, Any]) -> Any:
     """A response with exactly the model's outputs; values are arrays, or what numpy makes one of."""
     assert set(values) == set(model.outputs), f"{model.name} must give {[t.name for t in model.outputs]}"
@@ -49,7 +70,7 @@ def make_response(model: ModelSignature, values: Mapping[Tensor, Any]) -> Any:
 def error_response(error: Exception, request_id: str) -> Any:
     """An error of one request; text of our own errors is passed on, anything else goes to the log only."""
     if not isinstance(error, ServiceError):
-        log.error("request %r failed", request_id, exc_info=error)
+        log.error("request %(request_id)r failed", {"request_id": request_id}, exc_info=error)
         error = EngineFailure("the request could not be served; the server's log has the reason")
     code = getattr(pb_utils.TritonError, error.status)
     text = str(error).encode(errors="replace").decode()

@@ -19,8 +19,8 @@ class TritonPythonModel(DenoiserModel):
             raise RuntimeError("/secret/path")
         return None if prompt == "lost on the way to the engine" else task
 
-    def _read(self, request, answer):
-        task = super()._read(request, answer)
+    def _read(self, request, request_id, answer):
+        task = super()._read(request, request_id, answer)
         if task.request.prompt == "cannot be read":
             raise RuntimeError("/secret/path")
         return task

@@ -18,6 +18,26 @@ class KeysValues(NamedTuple):
     values: tuple[Tensor, ...]
 
 
+class Projections(NamedTuple):
+    """Key and value layers of every cross attention of one network, and their heads."""
+
+    keys: Sequence[nn.Module]
+    values: Sequence[nn.Module]
+    heads: Sequence[int]
+
+    @classmethod
+    def of(cls, layers: Sequence[Any]) -> "Projections":
+        return cls(*zip(*((layer.to_k, layer.to_v, layer.heads) for layer in layers), strict=True))
+
+    def project(self, tokens: Tensor) -> KeysValues:
+        """Keys and values of tokens [rows, n, d] for every layer."""
+        keys, values = (
+            tuple(project_heads(layer, tokens, heads) for layer, heads in zip(layers, self.heads, strict=True))
+            for layers in (self.keys, self.values)
+        )
+        return KeysValues(keys, values)
+
+
 class FaceAttention(NamedTuple):
     """What the UNet's cross attention adds for the face; `scale` [rows, 1, 1, 1] is `ip_adapter_scale`."""
 
@@ -76,16 +96,6 @@ def install(network: Any) -> list[Any]:
     return [network.get_submodule(name.removesuffix(".processor")) for name in crossing]
 
 
-def project(
-    tokens: Tensor, key_layers: Sequence[nn.Module], value_layers: Sequence[nn.Module], heads: Sequence[int]
-) -> KeysValues:
-    """Keys and values of tokens [rows, n, d] for every layer."""
-    return KeysValues(
-        tuple(project_heads(layer, tokens, h) for layer, h in zip(key_layers, heads, strict=True)),
-        tuple(project_heads(layer, tokens, h) for layer, h in zip(value_layers, heads, strict=True)),
-    )
-
-
 def project_heads(layer: nn.Module, x: Tensor, heads: int) -> Tensor:
     """A linear layer's output split into heads: [b, n, c] to [b, heads, n, d]."""
     projected: Tensor = layer(x).unflatten(-1, (heads, -1))
@@ -93,5 +103,4 @@ def project_heads(layer: nn.Module, x: Tensor, heads: int) -> Tensor:
 
 
 def _merge(attn: Any, x: Tensor) -> Tensor:
-    merged: Tensor = attn.to_out[0](x.transpose(1, 2).flatten(2))
-    return merged
+    return attn.to_out[0](x.transpose(1, 2).flatten(2))

@@ -73,5 +73,4 @@ def _normalised(merged: Tensor, magnitude: Tensor, axis: int) -> Tensor:
     """DoRA: the norms along `axis` (0: of each output) are those that were trained."""
     others = [i for i in range(merged.ndim) if i != axis]
     norms = torch.linalg.vector_norm(merged, dim=others, keepdim=True)
-    normalised: Tensor = merged * (magnitude.reshape(norms.shape) / norms)
-    return normalised
+    return merged * (magnitude.reshape(norms.shape) / norms)

@@ -89,7 +89,7 @@ class Denoise:
             if scale is not None:
                 residuals.append(condition.residuals(networks_pass, part, scale))
         added_residuals = add(residuals)
-        noise: Tensor = self._networks.unet(
+        return self._networks.unet(
             networks_pass.latents,
             networks_pass.timesteps,
             encoder_hidden_states=text.tokens,
@@ -99,7 +99,6 @@ class Denoise:
             mid_block_additional_residual=added_residuals and added_residuals.middle,
             return_dict=False,
         )[0]
-        return noise
 
     def _advance(self, state: State, noise: Tensor) -> None:
         try:

@@ -29,7 +29,7 @@ class IdentityPart(NamedTuple):
     face: FaceAttention
 
 
-class Identity:
+class IdentityCondition:
     """The condition of one person (arXiv 2401.07519, section 3)."""
 
     def __init__(self, networks: Networks) -> None:
@@ -74,11 +74,9 @@ class Identity:
     @torch.inference_mode()
     def tokens(self, embedding: NDArray[np.float32]) -> Tensor:
         """Face tokens [1, 16, d] of a raw embedding [512]."""
-        tokens: Tensor = self._networks.resampler(torch.from_numpy(embedding)[None].to(self._networks.device))
-        return tokens
+        return self._networks.resampler(torch.from_numpy(embedding)[None].to(self._networks.device))
 
     def _embedded(self, picture: NDArray[np.uint8]) -> Tensor:
         """The landmark picture in [0, 1] through IdentityNet's first layers, which no step changes."""
         pixels = torch.from_numpy(picture).to(self._networks.device).permute(2, 0, 1)[None].float() / 255
-        embedded: Tensor = self._networks.landmark_embedding(pixels.to(self._networks.dtype))
-        return embedded
+        return self._networks.landmark_embedding(pixels.to(self._networks.dtype))

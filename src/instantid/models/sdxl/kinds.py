@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from instantid.models.sdxl.network import existing
+from instantid.models.sdxl.network import require
 
 Prediction = Literal["auto", "epsilon", "v_prediction"]
 SERVED = "only SDXL base checkpoints that predict epsilon or v are served"
@@ -41,9 +41,8 @@ HARMLESS = re.compile(
 """Names without use here: buffers, averages of training, losses, the types in which ComfyUI would multiply."""
 MARKERS = ("v_pred", "ztsnr")
 """Empty tensors by which a file says how it predicts."""
-PREDICTIONS = {"epsilon": "epsilon", "eps": "epsilon"} | dict.fromkeys(
-    ("v", "v_prediction", "v-prediction", "velocity"), "v_prediction"
-)
+VELOCITY = ("v", "v_prediction", "v-prediction", "velocity")
+PREDICTIONS = {"epsilon": "epsilon", "eps": "epsilon"} | dict.fromkeys(VELOCITY, "v_prediction")
 
 
 def refuse_other_kinds(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -61,10 +60,8 @@ def refuse_other_kinds(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def refuse_other_folders(folder: Path) -> dict[str, Any]:
     """The scheduler's configuration of a diffusers folder. Raises as `refuse_other_kinds`."""
-    unet, scheduler = (
-        json.loads(existing(folder / name).read_text())
-        for name in ("unet/config.json", "scheduler/scheduler_config.json")
-    )
+    files = folder / "unet/config.json", folder / "scheduler/scheduler_config.json"
+    unet, scheduler = (json.loads(require(file).read_text()) for file in files)
     _refuse_channels(folder, unet.get("in_channels", 4), unet.get("out_channels", 4))
     kind = ""
     if "quantization_config" in unet:
@@ -102,9 +99,8 @@ def read_schedule(file: Path, names: Iterable[str], wanted: Prediction) -> dict[
         found = {wanted}
     elif len(found) > 1 or not found <= {*PREDICTIONS.values()} or ("ztsnr" in names and found != {"v_prediction"}):
         claims = ", ".join(sorted(found) + ["zero terminal SNR"] * ("ztsnr" in names))
-        raise ValueError(
-            f"{file}: says that it predicts: {claims}; {SERVED}: set INSTANTID_PREDICTION_TYPE to say which"
-        )
+        asked = f"{SERVED}: set INSTANTID_PREDICTION_TYPE to say which"
+        raise ValueError(f"{file}: says that it predicts: {claims}; {asked}")
     schedule: dict[str, Any] = dict(zip(("prediction_type",), found, strict=False))
     if "ztsnr" in names and found == {"v_prediction"}:
         return schedule | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -140,9 +136,6 @@ def refuse_infinite(source: Path, part: str, network: nn.Module, dtype: torch.dt
     tensors = dict(network.named_parameters())
     finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
     if wrong := [name for name, good in zip(tensors, finite, strict=True) if not good]:
-        kind = (
-            "NaN, infinite or beyond 65504; try INSTANTID_DTYPE=bfloat16"
-            if dtype == torch.float16
-            else "NaN or infinite"
-        )
-        raise ValueError(f"{source}: {part}.{wrong[0]} and {len(wrong) - 1} more tensors are {kind}")
+        beyond = ", infinite or beyond 65504; try INSTANTID_DTYPE=bfloat16"
+        kind = beyond if dtype == torch.float16 else " or infinite"
+        raise ValueError(f"{source}: {part}.{wrong[0]} and {len(wrong) - 1} more tensors are NaN{kind}")

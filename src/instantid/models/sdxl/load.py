@@ -10,26 +10,13 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from instantid.models.sdxl import attention
-from instantid.models.sdxl.attention import KeysValues
-from instantid.models.sdxl.checkpoint import load_sdxl
-from instantid.models.sdxl.kinds import Prediction
-from instantid.models.sdxl.network import load_network, logged, read
+from instantid.models.sdxl.attention import Projections
+from instantid.models.sdxl.checkpoint import Sdxl
+from instantid.models.sdxl.network import load_network, log_seconds, read
 from instantid.models.sdxl.resampler import Resampler
 from instantid.models.sdxl.text import TextEncoder
 
 ADAPTER = "adapter/ip-adapter.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Projections:
-    """Key and value layers of every cross attention of one network."""
-
-    keys: Sequence[nn.Module]
-    values: Sequence[nn.Module]
-    heads: Sequence[int]
-
-    def project(self, tokens: Tensor) -> KeysValues:
-        return attention.project(tokens, self.keys, self.values, self.heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +41,10 @@ class Networks:
         return self.resampler.proj_in.in_features
 
 
-def load_networks(
-    weights: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    vae_dtype: torch.dtype,
-    checkpoint: Path | None = None,
-    loras: Sequence[tuple[Path, float]] = (),
-    prediction: Prediction = "auto",
-) -> Networks:
-    """Read `sdxl/`, `identitynet/` and `adapter/` of one set, or another SDXL `checkpoint` in place of `sdxl/`.
-
-    Raises FileNotFoundError or ValueError, naming file and tensor.
-    """
-    sdxl = load_sdxl(weights / "sdxl", checkpoint, device, dtype, vae_dtype, loras, prediction)
+def load_networks(weights: Path, sdxl: Sdxl, device: torch.device, dtype: torch.dtype) -> Networks:
+    """Read `identitynet/` and `adapter/` of one set, beside an SDXL. Raises as `load_network`."""
     identitynet = load_network(ControlNetModel, weights / "identitynet", device, dtype)
-    with logged("adapter"):
+    with log_seconds("adapter"):
         adapter = load_adapter(weights / ADAPTER, device, dtype)
     unet_layers, identity_layers = attention.install(sdxl.unet), attention.install(identitynet)
     landmark_embedding = identitynet.controlnet_cond_embedding
@@ -77,16 +52,13 @@ def load_networks(
     return Networks(
         device=device,
         dtype=dtype,
-        unet=sdxl.unet,
+        **sdxl._asdict(),
         identitynet=identitynet,
         landmark_embedding=landmark_embedding,
         resampler=Resampler(adapter["image_proj"]).to(device, dtype).eval(),
-        text=sdxl.text,
-        vae=sdxl.vae,
-        scheduler_config=sdxl.scheduler_config,
-        unet_text=_own_projections(unet_layers),
+        unet_text=Projections.of(unet_layers),
         unet_face=adapter_projections(adapter["ip_adapter"], unet_layers),
-        identitynet_face=_own_projections(identity_layers),
+        identitynet_face=Projections.of(identity_layers),
     )
 
 
@@ -117,12 +89,6 @@ def adapter_projections(tensors: Mapping[str, Tensor], layers: Sequence[Any]) ->
         raise ValueError(f"{ADAPTER}: ip_adapter.{wrong[0]} and {len(wrong) - 1} more do not fit this UNet")
     keys, values = ([_linear(tensors[f"{2 * i + 1}.to_{kind}_ip.weight"]) for i in range(len(layers))] for kind in "kv")
     return Projections(keys, values, [layer.heads for layer in layers])
-
-
-def _own_projections(layers: Sequence[Any]) -> Projections:
-    return Projections(
-        [layer.to_k for layer in layers], [layer.to_v for layer in layers], [layer.heads for layer in layers]
-    )
 
 
 def _linear(weight: Tensor) -> nn.Linear:

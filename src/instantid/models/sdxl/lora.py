@@ -1,7 +1,4 @@
-"""Fuses LoRA files into networks when they are loaded; requests then cost nothing more.
-
-What the files change is added to the pristine weights in float32, and the sum is rounded once, to the type that serves.
-"""
+"""Fuses LoRA files into networks when they are loaded: changes are added in float32, and their sum is rounded once."""
 
 import json
 import logging
@@ -141,5 +138,4 @@ def _alpha(parts: dict[str, Tensor], facts: Mapping[str, Any], name: str) -> flo
     network, layer = split(name)
     patterns: Mapping[str, float] = facts.get(f"{network}.alpha_pattern") or {}
     found = (alpha for pattern, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", layer))
-    alpha: float | None = next(found, facts.get(f"{network}.lora_alpha"))
-    return alpha
+    return next(found, facts.get(f"{network}.lora_alpha"))

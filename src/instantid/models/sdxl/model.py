@@ -3,24 +3,23 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import torch
-from torch import Tensor
 
 from instantid import contract
 from instantid.engine import Group, Plan
 from instantid.models.memory import device_errors
 from instantid.models.parts import kept_bytes, repeat
 from instantid.models.predict import Execution
+from instantid.models.sdxl.checkpoint import load_sdxl
 from instantid.models.sdxl.condition import Condition
 from instantid.models.sdxl.decode import Decode
 from instantid.models.sdxl.denoise import Denoise
-from instantid.models.sdxl.identity import LANDMARKS, Identity
+from instantid.models.sdxl.identity import LANDMARKS, IdentityCondition
 from instantid.models.sdxl.kinds import Prediction
 from instantid.models.sdxl.load import Networks, load_networks
 from instantid.models.sdxl.prompts import CompelPrompt
@@ -45,7 +44,7 @@ class SdxlModel:
         training(networks.scheduler_config)
         self.networks = networks
         self.device = networks.device
-        self.conditions = tuple(conditions or [Identity(networks)])
+        self.conditions = tuple(conditions or [IdentityCondition(networks)])
         self.denoise = Denoise(networks, self.conditions)
         self.decode = Decode(networks.vae)
         self.phases = (self.denoise, self.decode)
@@ -73,11 +72,12 @@ class SdxlModel:
         """
         if profile and profile.lora:
             loras = [(weights / "lora" / profile.lora, 1.0), *loras]
-        networks = load_networks(weights, device, dtype, vae_dtype or torch.float32, checkpoint, loras, prediction)
+        base, decoding = weights / "sdxl", vae_dtype or torch.float32
+        sdxl = load_sdxl(base, checkpoint, device, dtype, decoding, loras, prediction)
         if profile and profile.timestep_spacing:
-            changed = {**networks.scheduler_config, "timestep_spacing": profile.timestep_spacing}
-            networks = replace(networks, scheduler_config=changed)
-        return cls(networks)
+            changed = {**sdxl.scheduler_config, "timestep_spacing": profile.timestep_spacing}
+            sdxl = sdxl._replace(scheduler_config=changed)
+        return cls(load_networks(weights, sdxl, device, dtype))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,6 +86,7 @@ class SdxlModel:
         A compiler writes tensors of a few numbers into its code, so these count too.
         """
         networks, on_gpu = self.networks, self.device.type == "cuda"
+        kept = [*networks.unet.state_dict().values(), *networks.identitynet.state_dict().values()]
         facts = [
             torch.cuda.get_device_name(self.device) if on_gpu else f"cpu, {torch.get_num_threads()} threads",
             torch.__version__,
@@ -93,7 +94,7 @@ class SdxlModel:
             str(networks.dtype),
             *(json.dumps(dict(n.config), default=str) for n in (networks.unet, networks.identitynet, networks.vae)),
             *(path.read_text() for path in sorted(Path(__file__).parents[1].rglob("*.py"))),
-            *(str(t.flatten().tolist()) for n in (networks.unet, networks.identitynet) for t in _small(n)),
+            *(str(tensor.flatten().tolist()) for tensor in kept if tensor.numel() <= SMALL_TENSOR),
         ]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
@@ -118,7 +119,26 @@ class SdxlModel:
     def start(self, request: GenerationRequest, given: RequestTensors) -> State:
         """Everything that is the same in all steps: text, face tokens, keys and values, landmarks, first noise."""
         with device_errors(self.device):
-            return self._start(request, given)
+            networks, steps = self.networks, request.num_inference_steps
+            schedule = Schedule(request.scheduler, networks.scheduler_config, steps, self.device)
+            windows = tuple(condition.window(request, len(schedule.timesteps)) for condition in self.conditions)
+            generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.seeds)
+            shape = (1, networks.unet.config.in_channels, request.height // 8, request.width // 8)
+            noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+            read = self._read(request)
+            return State(
+                request=request,
+                schedule=schedule,
+                windows=windows,
+                timesteps=torch.stack(list(schedule.timesteps)).to(self.device, torch.float32),
+                scales=tuple(torch.tensor(w, dtype=networks.dtype, device=self.device) for w in windows),
+                generators=generators,
+                latents=schedule.initial(noise.to(self.device)),
+                conditions=Conditions(
+                    self._text(request, read), tuple(c.start(request, given) for c in self.conditions)
+                ),
+                facts={"prompt": _facts(read)},
+            )
 
     @torch.inference_mode()
     def work(self, kind: str, states: Sequence[State]) -> LaunchedUnit:
@@ -143,7 +163,7 @@ class SdxlModel:
         layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         for network in (self.networks.unet, self.networks.identitynet, self.networks.vae):
             network.to(memory_format=layout)
-        self.denoise.predictor.clear()
+        self.denoise.predictor.prepared.clear()
         self.denoise.predictor.execution = execution
 
     @cached_property
@@ -158,31 +178,14 @@ class SdxlModel:
         per_chunk = kept_bytes((text.tokens, text.context))
         return kept[0] - per_pixel * sides[0] ** 2 - per_chunk, per_pixel, per_chunk
 
-    def _start(self, request: GenerationRequest, given: RequestTensors) -> State:
-        schedule = Schedule(request.scheduler, self.networks.scheduler_config, request.num_inference_steps, self.device)
-        windows = tuple(condition.window(request, len(schedule.timesteps)) for condition in self.conditions)
-        generators = tuple(torch.Generator("cpu").manual_seed(seed) for seed in request.seeds)
-        return State(
-            request=request,
-            schedule=schedule,
-            windows=windows,
-            timesteps=torch.stack(list(schedule.timesteps)).to(self.device, torch.float32),
-            scales=tuple(torch.tensor(w, dtype=self.networks.dtype, device=self.device) for w in windows),
-            generators=generators,
-            latents=schedule.initial(self._first_noise(request, generators)),
-            conditions=Conditions(self._text(request), tuple(c.start(request, given) for c in self.conditions)),
-            facts={"prompt": _facts(self._read(request))},
-        )
-
     def _read(self, request: GenerationRequest) -> dict[str, ChunkedText | CompelPrompt]:
         """The prompts that act, by option. Raises InvalidArgument."""
         names = ("negative_prompt", "prompt") if request.guidance else ("prompt",)
         read = self.networks.text.read
         return {name: read(getattr(request, name), request.prompt_syntax, name) for name in names}
 
-    def _text(self, request: GenerationRequest) -> TextPart:
+    def _text(self, request: GenerationRequest, read: Mapping[str, ChunkedText | CompelPrompt]) -> TextPart:
         images, networks = request.num_images_per_prompt, self.networks
-        read = self._read(request)
         syntax, chunks = request.prompt_syntax, _chunks(read)
         encoded = [networks.text.encode(getattr(request, name), syntax, chunks, name) for name in read]
         if request.zero_negative_prompt:
@@ -195,10 +198,6 @@ class SdxlModel:
             context=repeat(networks.unet_text.project(tokens), images),
         )
 
-    def _first_noise(self, request: GenerationRequest, generators: Sequence[torch.Generator]) -> Tensor:
-        shape = (1, self.networks.unet.config.in_channels, request.height // 8, request.width // 8)
-        return torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
-
 
 def _chunks(read: Mapping[str, ChunkedText | CompelPrompt]) -> int:
     """All prompts of a request are encoded in as many chunks as the longest takes."""
@@ -209,7 +208,3 @@ def _facts(read: Mapping[str, ChunkedText | CompelPrompt]) -> dict[str, int]:
     """What the report says of the prompts."""
     negative = {"negative_tokens": read["negative_prompt"].tokens} if "negative_prompt" in read else {}
     return {"tokens": read["prompt"].tokens, **negative, "chunks": _chunks(read)}
-
-
-def _small(network: torch.nn.Module) -> list[Tensor]:
-    return [tensor for tensor in network.state_dict().values() if tensor.numel() <= SMALL_TENSOR]

@@ -26,8 +26,8 @@ def load_network(kind: Any, folder: Path, device: torch.device, dtype: torch.dty
 
     Raises FileNotFoundError or ValueError, naming file and tensor.
     """
-    with logged(folder.name):
-        network = empty(kind, folder)
+    with log_seconds(folder.name):
+        network = meta_network(kind, folder)
         tensors: dict[str, Tensor] = {}
         for file in _files(folder):
             tensors |= {name: tensor.to(dtype or tensor.dtype) for name, tensor in read(file, device).items()}
@@ -49,22 +49,22 @@ def fill(network: Any, tensors: Mapping[str, Tensor], source: Path) -> Any:
 
 
 @contextmanager
-def logged(name: str) -> Iterator[None]:
+def log_seconds(name: str) -> Iterator[None]:
     """Logs the seconds that reading one network took."""
     begun = time.perf_counter()
     yield
     log.info("%s: read in %.2f s", name, time.perf_counter() - begun)
 
 
-def empty(kind: Any, folder: Path) -> Any:
+def meta_network(kind: Any, folder: Path) -> Any:
     """A network of this folder's configuration, without values."""
     with torch.device("meta"):
-        return kind.from_config(json.loads(existing(folder / "config.json").read_text()))
+        return kind.from_config(json.loads(require(folder / "config.json").read_text()))
 
 
 def read(file: Path, device: torch.device) -> Mapping[str, Tensor]:
     """The tensors of a safetensors file; on a CPU they are pages of the file until somebody writes to them."""
-    with existing(file).open("rb") as opened:
+    with require(file).open("rb") as opened:
         kind = FOREIGN.get(opened.read(2))
     if kind:
         raise ValueError(f"{file}: this is a {kind} file; only safetensors files are served")
@@ -82,7 +82,7 @@ def variant(folder: Path) -> str | None:
     return min((match[1] for match in matches if match), key=lambda name: name != "fp16", default=None)
 
 
-def existing(path: Path) -> Path:
+def require(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: this set of weights is not whole")
     return path

@@ -99,9 +99,10 @@ class CompelSyntax:
             conjunction = self._compels[0].parse_prompt_string(text)
         except self._errors as error:
             raise InvalidArgument(field, repr(text)[:64], f"compel cannot parse it: {error}"[:200]) from None
-        if conjunction.type != "AND" or conjunction.lora_weights or any(map(_swaps, _flat(conjunction))):
+        flat = _flat(conjunction)
+        if conjunction.type != "AND" or conjunction.lora_weights or any(p.wants_cross_attention_control for p in flat):
             raise InvalidArgument(field, repr(text)[:64], "must not use .swap(), .or() or withLora()")
-        weights = [child.weight for prompt in _flat(conjunction) for child in prompt.children]
+        weights = [child.weight for prompt in flat for child in prompt.children]
         check_weights(field, [*weights, *conjunction.weights])
         lengths = [self._lengths(compel.conditioning_provider, conjunction) for compel in self._compels]
         return CompelPrompt(conjunction, lengths[0][0], max(chunks for _, chunks in lengths))
@@ -144,7 +145,3 @@ def _check_effort(text: str, field: str) -> None:
 def _flat(conjunction: Any) -> list[Any]:
     """The flat prompts of a conjunction, those in blends too."""
     return [prompt for part in conjunction.prompts for prompt in getattr(part, "prompts", [part])]
-
-
-def _swaps(prompt: Any) -> bool:
-    return bool(prompt.wants_cross_attention_control)

@@ -25,8 +25,7 @@ class PerceiverAttention(nn.Module):
         query, keys, values = map(split_heads, (self.to_q(latents), keys, values))
         scale = HEAD_DIM**-0.25
         weights = ((query * scale) @ (keys * scale).transpose(-2, -1)).float().softmax(dim=-1).to(values.dtype)
-        attended: Tensor = self.to_out((weights @ values).transpose(1, 2).flatten(2))
-        return attended
+        return self.to_out((weights @ values).transpose(1, 2).flatten(2))
 
 
 class Resampler(nn.Module):
@@ -55,8 +54,7 @@ class Resampler(nn.Module):
             attention, feed_forward = layer.children()
             latents = attention(inputs, latents) + latents
             latents = feed_forward(latents) + latents
-        tokens: Tensor = self.norm_out(self.proj_out(latents))
-        return tokens
+        return self.norm_out(self.proj_out(latents))
 
 
 def split_heads(x: Tensor) -> Tensor:

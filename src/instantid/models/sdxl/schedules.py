@@ -67,8 +67,7 @@ class UniPC(UniPCMultistepScheduler):
         self.model_outputs = list(units[-len(earlier) :])
         weights = update(units[0], order=order, **dict(zip(samples, units[1:], strict=False)))[0].tolist()
         self.model_outputs = earlier
-        total: Tensor = sum(w * x for w, x in zip(weights, terms, strict=True) if w)
-        return total
+        return sum(w * x for w, x in zip(weights, terms, strict=True) if w)
 
 
 CLASSES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
@@ -110,20 +109,17 @@ class Schedule:
 
     def initial(self, noise: Tensor) -> Tensor:
         """Latents to start from, given unit noise."""
-        latents: Tensor = noise * self._scheduler.init_noise_sigma
-        return latents
+        return noise * self._scheduler.init_noise_sigma
 
     def scale(self, latents: Tensor, index: int) -> Tensor:
         """The network's input at step `index`; to be called once a step, before `step`."""
-        scaled: Tensor = self._scheduler.scale_model_input(latents, self._scheduler.timesteps[index])
-        return scaled
+        return self._scheduler.scale_model_input(latents, self._scheduler.timesteps[index])
 
     def step(self, noise: Tensor, index: int, latents: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Latents after step `index`, given what the network predicted."""
         options = {"generator": list(generators)} if self._takes_generator else {}
         timestep = self._scheduler.timesteps[index]
-        stepped: Tensor = self._scheduler.step(noise, timestep, latents, return_dict=False, **options)[0]
-        return stepped
+        return self._scheduler.step(noise, timestep, latents, return_dict=False, **options)[0]
 
 
 def make_scheduler(name: str, trained: Mapping[str, Any]) -> Any:
