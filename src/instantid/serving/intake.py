@@ -25,7 +25,7 @@ MAX_WAIT = 30.0
 """Seconds after which a waiting request is refused: nothing is decoded for callers who have long given up."""
 
 
-class Arrival(NamedTuple):
+class Received(NamedTuple):
     """A Triton request with its tensors copied, when it came (seconds of `time.monotonic()`), and its answer."""
 
     request: Any
@@ -43,7 +43,7 @@ class IntakeModel(PythonModel):
         super().initialize(args)
         profile = load_profile(self.settings.weights, self.settings.few_steps, load_styles(self.settings.styles))
         self.profile = profile if self.settings.compel else replace(profile, prompt_syntaxes=("plain", "a1111"))
-        self._waiting: SimpleQueue[Arrival | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Received | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self._thread.start()
         self._board.start(self._thread.is_alive)
@@ -55,7 +55,7 @@ class IntakeModel(PythonModel):
             try:
                 if self._waiting.qsize() >= MAX_WAITING:
                     raise Overloaded(f"{MAX_WAITING} requests wait to be read")
-                self._waiting.put(Arrival(request, read_inputs(request, self.signature), time.monotonic(), answer))
+                self._waiting.put(Received(request, read_inputs(request, self.signature), time.monotonic(), answer))
             except Exception as error:  # noqa: BLE001 - answered, and only for this request
                 self.watch.refused(request, error)
                 answer.give(error)
@@ -74,7 +74,7 @@ class IntakeModel(PythonModel):
             except Exception as error:  # noqa: BLE001 - answered, and only for this request
                 arrival.answer.give(error)
 
-    def _respond(self, arrival: Arrival) -> Any:
+    def _respond(self, arrival: Received) -> Any:
         request_id = read_id(arrival.request)
         if time.monotonic() - arrival.at > MAX_WAIT:
             raise Overloaded(f"the request waited {MAX_WAIT:g} s to be read")
