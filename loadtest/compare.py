@@ -17,7 +17,7 @@ PERCENT = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Comparison:
     """One percentile of one tenant and class, in seconds; `low` and `high` bound `after / before` at 95 %."""
 
     tenant: str
@@ -42,7 +42,7 @@ class Difference:
         return "faster" if self.high < 1 / (1 + tolerance) else "same"
 
 
-def compare(before: Record, after: Record) -> list[Difference]:
+def compare(before: Record, after: Record) -> list[Comparison]:
     """Changes of every tenant and class that both runs have."""
     old = {(tenant, kind): requests for tenant, kind, requests in before.groups()}
     return [
@@ -53,11 +53,11 @@ def compare(before: Record, after: Record) -> list[Difference]:
     ]
 
 
-def _change(tenant: str, kind: str, name: str, old: Sequence[CallRecord], new: Sequence[CallRecord]) -> Difference:
+def _change(tenant: str, kind: str, name: str, old: Sequence[CallRecord], new: Sequence[CallRecord]) -> Comparison:
     before, after = (percentile(requests, PERCENT[name]) for requests in (old, new))
     seconds = [np.array([r.seconds for r in requests if r.outcome == "ok"]) for requests in (old, new)]
     low, high = _interval(seconds[0], seconds[1], PERCENT[name])
-    return Difference(tenant, kind, name, (len(seconds[0]), len(seconds[1])), before, after, low, high)
+    return Comparison(tenant, kind, name, (len(seconds[0]), len(seconds[1])), before, after, low, high)
 
 
 def _interval(old: np.ndarray, new: np.ndarray, percent: float) -> tuple[float, float]:
@@ -75,7 +75,7 @@ def lost(record: Record) -> float:
     return sum(request.outcome != "ok" for request in record.requests) / max(len(record.requests), 1)
 
 
-def is_worse(before: Record, after: Record, changes: Sequence[Difference], tolerance: float) -> bool:
+def is_worse(before: Record, after: Record, changes: Sequence[Comparison], tolerance: float) -> bool:
     """Whether a percentile is slower beyond the tolerance, or the share of lost requests rose by a hundredth."""
     return any(change.verdict(tolerance) == "slower" for change in changes) or lost(after) > lost(before) + 0.01
 

@@ -139,7 +139,6 @@ PROMPT_SYNTAXES = ("plain", "a1111", "compel")
 MAX_ID_CHARACTERS = 256
 """Of the id that a caller gives a request."""
 NO_STYLE = "none"
-MAX_SIDE = 4096
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
 SCHEDULERS = ("euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "unipc", "heun", "lcm")
 LCM_MAX_STEPS = 50
@@ -151,7 +150,7 @@ NEGATIVE_PROMPT = Text("negative_prompt", "", 0, MAX_PROMPT_CHARACTERS, "What th
 PROMPT_SYNTAX = Choice("prompt_syntax", PROMPT_SYNTAXES[0], PROMPT_SYNTAXES, "How words get weights (docs/prompts.md).")
 STYLE = Text("style", NO_STYLE, 1, 64, "Template for both prompts, one of the server's list (docs/prompts.md).")
 POSE_PHOTO = Images("pose_photo", 0, 1, "Its largest face gives the landmarks; if left out, the first photo does.")
-WIDTH = Side("width", SIDE_MULTIPLE, MAX_SIDE, "In pixels; if left out, it follows from the photo's aspect.")
+WIDTH = Side("width", SIDE_MULTIPLE, 4096, "In pixels; if left out, it follows from the photo's aspect.")
 HEIGHT = replace(WIDTH, name="height")
 NUM_INFERENCE_STEPS = Number(
     "num_inference_steps", "INT32", 30, 1, 100, f"Denoising steps; the scheduler lcm takes at most {LCM_MAX_STEPS}."
@@ -206,7 +205,6 @@ REPORT = Tensor("report", "BYTES", (-1,), help="JSON for each picture: how it wa
 REQUEST_ID = Tensor("request_id", "BYTES", help="the id that the caller gave the request")
 
 REQUEST = Tensor("request", "BYTES")
-"""The resolved request, signed by intake."""
 IMAGES = Tensor("images", "UINT8", (-1, CANVAS, CANVAS, 3))
 SIZES = Tensor("sizes", "INT64", (-1, 2))
 INPUT_PICTURES = Tensor("input_pictures", "UINT8", (-1, -1, -1, 3))
@@ -216,7 +214,7 @@ PICTURES = Tensor("pictures", "UINT8", (-1, -1, -1, 3))
 EMBEDDINGS = Tensor("embeddings", "FP32", (-1, EMBEDDING_SIZE))
 """One face embedding for each person."""
 CONDITIONED_REQUEST = Tensor("conditioned_request", "BYTES")
-"""The same request with its marks, signed by face conditioning together with the embeddings and pictures of it."""
+"""`request`, which intake signs, with its marks: signed by face conditioning with its embeddings and pictures."""
 MAX_INNER_VALUE = 1e5
 """Of FP32 tensors between the stages: pixels, scores and raw embeddings are far below."""
 

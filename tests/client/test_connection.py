@@ -121,6 +121,14 @@ def test_closing_ends_the_calls_that_run(url, recorder):
     assert time.perf_counter() - start < 3
 
 
+def test_closing_ends_a_call_that_is_about_to_run(url):
+    actions = iter([lambda: None, lambda: client.close()])
+    client = InstantIDClient(url, token=lambda: str(next(actions)()))
+    client.generate(b"photo", "x")
+    with pytest.raises(ClientClosed, match="during the call"):
+        client.generate(b"photo", "x")
+
+
 def test_cancelling_a_task_cancels_the_call_on_the_server(url, recorder):
     recorder.delay = 2.0
 

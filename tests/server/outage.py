@@ -77,10 +77,10 @@ class Outage:
         return f"| {fault} | {outcomes['OK']} | {failed} | {numbers} |"
 
 
-def attack(target, album, fault, restarts, clean=CLEAN):
+def attack(target, album, fault, restarts, noticed=NOTICED_SECONDS):
     """Break a server under load, follow it until it serves again, and check what its callers got.
 
-    `restarts` is whether it must be started again; None: it may.
+    `restarts` is whether it must be started again; None: it may. The watch has `noticed` seconds to find the fault.
     """
     first = target.pid
     board, stubs = server_folder(first), psutil.Process(first).children()
@@ -88,11 +88,11 @@ def attack(target, album, fault, restarts, clean=CLEAN):
         outage = Outage(load, time.monotonic())
         with ThreadPoolExecutor(1) as pool:
             broken = pool.submit(fault)
-            follow(target, first, outage, broken)
+            follow(target, first, outage, broken, noticed)
             broken.result()
         load.wait_for_good(SETTLED, time.monotonic())
     outcomes = load.outcomes(outage.began)
-    assert set(outcomes) <= clean, {(call.outcome, call.text) for call in load.calls if call.outcome not in clean}
+    assert set(outcomes) <= CLEAN, {(call.outcome, call.text) for call in load.calls if call.outcome not in CLEAN}
     assert not [call for call in load.calls if PATH.search(call.text)], "a path in an error"
     assert restarts is None or (outage.starts > 0) == restarts, outcomes
     if restarts:
@@ -103,11 +103,11 @@ def attack(target, album, fault, restarts, clean=CLEAN):
     return outage
 
 
-def follow(target, pid, outage, broken):
-    calm = time.monotonic() + NOTICED_SECONDS
+def follow(target, pid, outage, broken, noticed):
+    calm = time.monotonic() + noticed
     while time.monotonic() < calm:
         if not broken.done():
-            calm = time.monotonic() + NOTICED_SECONDS
+            calm = time.monotonic() + noticed
         if (now := target.pid) not in (0, pid):
             began, pid = time.monotonic(), now
             wait_until(lambda: is_ready(target.url), 300)

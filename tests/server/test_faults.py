@@ -135,16 +135,11 @@ def test_callers_that_leave_in_the_middle_leave_nothing_behind(target, album, co
             heard = list(pool.map(call_and_leave, [rng.uniform(0, 2) for _ in range(count)]))
         assert [error for error in heard if not isinstance(error, InstantIDError | None)] == []
 
-    tell(attack(target, album, leave, restarts=False).row(f"{count} callers that leave"))
+    tell(attack(target, album, leave, restarts=False, noticed=0.1).row(f"{count} callers that leave"))
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "denoiser",
-        "intake",
-        *(pytest.param(n, marks=long) for n in ("face_analysis", "face_conditioning", "tritonserver")),
-    ],
+    "name", ["intake", *(pytest.param(name, marks=long) for name in (*MODELS[1:], "tritonserver"))]
 )
 def test_a_killed_process_is_noticed_and_the_server_serves_again(shared, album, name, tell):
     target = shared.get(starts=2)

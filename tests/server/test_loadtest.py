@@ -27,7 +27,7 @@ think = [0.0, 0.1]
 name = "tiny"
 options = { num_inference_steps = 2, width = 64, height = 64 }
 [[objectives]]
-at_least = 2
+p99 = 300
 """
 TOO_STRICT = '[[objectives]]\ntenant = "quiet"\np95 = 0.001\n'
 

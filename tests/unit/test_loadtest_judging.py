@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from instantid_client import FaceReport, GenerationResult
 from loadtest.__main__ import app
 from loadtest.answers import WrongAnswer, check_answer
-from loadtest.compare import Difference, compare, is_worse
+from loadtest.compare import Comparison, compare, is_worse
 from loadtest.record import Writer, read_record
 from loadtest.report import generator_lag, server_summary, write_report
 from loadtest.server import Watch, default_url, parse, total
@@ -126,7 +126,7 @@ def test_a_slower_run_is_told_from_chance():
 
 
 def test_a_slower_percentile_whose_interval_reaches_the_tolerance_is_the_same():
-    change = Difference("a", "long", "p95", (50, 50), before=1.0, after=1.3, low=1.05, high=2.0)
+    change = Comparison("a", "long", "p95", (50, 50), before=1.0, after=1.3, low=1.05, high=2.0)
     assert [change.verdict(tolerance) for tolerance in (0.04, 0.1)] == ["slower", "same"]
 
 

@@ -19,9 +19,9 @@ from .reference import Reference
 @pytest.fixture(scope="module")
 def miniature(tmp_path_factory):
     folder = tmp_path_factory.mktemp("miniature")
-    trained.write_sdxl(folder / "sdxl")
-    trained.write_identitynet(folder / "identitynet")
-    trained.write_adapter(folder / "adapter")
+    trained.write_trained_sdxl(folder / "sdxl")
+    trained.write_trained_identitynet(folder / "identitynet")
+    trained.write_trained_adapter(folder / "adapter")
     return Reference(folder)
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 CODE = ("src", "client", "build_tools", "miniature", "loadtest")
 FILES = [path for folder in (*CODE, "bench", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
 MAX_PARAMETERS = 8
-ONE_FOR_EACH_FLAG = {"generate", "connection", "run"}
+ONE_FOR_EACH_FLAG = {"__main__.py: generate", "_flags.py: connection", "__main__.py: run"}
 """Functions of commands whose parameters are the flags."""
 SAME_ON_BOTH_SIDES = {"InvalidArgument", "Overloaded", "Cancelled", "Settings"}
 """The client must not import the service: its own error for each of the service's, and its own settings."""
@@ -45,8 +45,8 @@ def parameters(function):
 def test_files_functions_and_parameters_are_small(path):
     assert len(path.read_text().splitlines()) <= 250
     assert [f"{f.name}: {length(f)} lines" for f in functions(path) if length(f) > 60] == []
-    many = [f.name for f in functions(path) if parameters(f) > MAX_PARAMETERS and f.name not in ONE_FOR_EACH_FLAG]
-    assert many == []
+    many = {f"{path.name}: {f.name}" for f in functions(path) if parameters(f) > MAX_PARAMETERS}
+    assert many <= ONE_FOR_EACH_FLAG
 
 
 def test_functions_of_the_service_are_short():
@@ -58,7 +58,8 @@ def test_functions_of_the_service_are_short():
 def test_a_public_class_has_a_name_of_its_own():
     places = defaultdict(list)
     for path in FILES:
-        if path.relative_to(ROOT).parts[0] in CODE and path != GENERATED:
+        private = path.name.startswith("_") and not path.name.startswith("__")
+        if path.relative_to(ROOT).parts[0] in CODE and path != GENERATED and not private:
             for node in parsed(path).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     places[node.name].append(str(path.relative_to(ROOT)))

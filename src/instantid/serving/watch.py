@@ -122,7 +122,7 @@ class StageWatch:
 
 
 @dataclass(slots=True)
-class TaskTimes:
+class Usage:
     """A task so far: when it started, when the latest unit of each kind was done, its share of the device's seconds."""
 
     started: float | None = None
@@ -141,7 +141,7 @@ class EngineWatch:
         self._metrics, self._engine = self._reporter.metrics, engine
         self._cache, self._cached = cache, cache()
         self._lock = threading.Lock()
-        self._accounts: WeakKeyDictionary[Task, TaskTimes] = WeakKeyDictionary()
+        self._usages: WeakKeyDictionary[Task, Usage] = WeakKeyDictionary()
         self._present: Counter[tuple[str, str, str]] = Counter()
 
     def refused(self, request: Any, error: Exception) -> None:
@@ -159,14 +159,14 @@ class EngineWatch:
         for name, value in (("active_rows", event.load.rows), ("backlog_seconds", event.load.backlog)):
             self._metric(name).set(value)
         for task in event.tasks:
-            account = self._accounts.setdefault(task, TaskTimes())
+            usage = self._usages.setdefault(task, Usage())
             if event.name == "started":
-                account.started = event.at
+                usage.started = event.at
             elif event.name == "worked":
-                account.done[event.kind] = event.at
-                account.gpu_seconds += event.seconds * _rows(task, event.kind) / event.rows
+                usage.done[event.kind] = event.at
+                usage.gpu_seconds += event.seconds * _rows(task, event.kind) / event.rows
             elif event.name == "ended":
-                self._ended(task, self._accounts.pop(task), event)
+                self._ended(task, self._usages.pop(task), event)
         if event.name != "worked":
             self._count_present()
         elif event.kind == "step":
@@ -178,18 +178,18 @@ class EngineWatch:
 
     def _count_present(self) -> None:
         present: Counter[tuple[str, str, str]] = Counter()
-        for task, account in self._accounts.items():
-            name = "waiting_requests" if account.started is None else "active_requests"
+        for task, usage in self._usages.items():
+            name = "waiting_requests" if usage.started is None else "active_requests"
             present[name, self._metrics.label(_tenant(task)), str(task.priority_level)] += not task.answer.given
         for name, tenant, priority in present | self._present:
             self._metric(name, tenant=tenant, priority=priority).set(present[name, tenant, priority])
         self._present = present
 
-    def _ended(self, task: Task, account: TaskTimes, event: Event) -> None:
-        stages, tenant = _stages(task, account, event.at), _tenant(task)
+    def _ended(self, task: Task, usage: Usage, event: Event) -> None:
+        stages, tenant = _stages(task, usage, event.at), _tenant(task)
         units = _cost_units(task)
         self._metric("cost_units_total", tenant=tenant).increment(units)
-        self._metric("gpu_seconds_total", tenant=tenant).increment(account.gpu_seconds)
+        self._metric("gpu_seconds_total", tenant=tenant).increment(usage.gpu_seconds)
         for result, new, old in zip(("hit", "miss"), (now := self._cache()), self._cached, strict=True):
             self._metric("text_cache_total", result=result).increment(new - old)
         self._cached = now
@@ -200,7 +200,7 @@ class EngineWatch:
             self._metrics.get("call_seconds", tenant=tenant, priority=str(task.priority_level)).observe(whole)
         facts = {"request_id": task.request_id, "tenant": tenant, "priority_level": task.priority_level}
         facts |= {"engine": self._engine, **{name: getattr(task.request, name) for name in RECORDED}}
-        facts |= {"cost_units": units, "gpu_seconds": round(account.gpu_seconds, 6)}
+        facts |= {"cost_units": units, "gpu_seconds": round(usage.gpu_seconds, 6)}
         self._reporter.ended(stages, facts, event.outcome, task.request.traceparent)
 
 
@@ -231,13 +231,13 @@ def _cost_units(task: Task) -> float:
     return (planned - left) * task.plan.group.area / COST_UNIT
 
 
-def _stages(task: Task, account: TaskTimes, ended: float) -> list[Stage]:
+def _stages(task: Task, usage: Usage, ended: float) -> list[Stage]:
     """Where the request's time went; one that came without marks begins with the queue."""
     marks = task.request.marks or (task.arrived,)
     ends = list(zip(MARKED, marks[1:], strict=False))
-    if account.started is None:
+    if usage.started is None:
         ends.append(("queue", ended))
     else:
-        ends += [("queue", account.started), *account.done.items(), ("finish", ended)]
+        ends += [("queue", usage.started), *usage.done.items(), ("finish", ended)]
     begins = [marks[0], *(end for _, end in ends)]
     return [Stage(name, begin, max(begin, end)) for (name, end), begin in zip(ends, begins, strict=False)]
