@@ -51,7 +51,7 @@ def bordered(picture: Picture) -> Picture:
 
 def largest(look: Look, picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Box, as parts of the picture's sides, and embedding; the picture is resized as intake does."""
-    resized = resize_photo(picture)
+    resized = resize_photo(picture, picture.shape[1::-1])
     found = look(resized)
     if not len(found.scores):
         return None

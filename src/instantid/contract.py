@@ -121,9 +121,8 @@ SIDE_MULTIPLE = 64
 EMBEDDING_SIZE = 512
 DETECTION_SIZES = (640, 128)
 """Detector input sides; the first is the reference's."""
-
 MAX_PHOTO_BYTES = 16 * 1024 * 1024
-MAX_PHOTO_PIXELS = 64_000_000
+MAX_PHOTO_PIXELS, MAX_REQUEST_PIXELS = 64_000_000, 128_000_000
 MIN_PHOTO_SIDE = 16
 MAX_PHOTO_ASPECT = 8.0
 """Longer side over shorter side; beyond it the resized photo would be thinner than a few cells."""
@@ -150,6 +149,7 @@ LCM_MAX_STEPS = 50
 PHOTO = Images("photo", 1, 4, "Photos of one person; the largest face of each is used.")
 PROMPT = Text("prompt", None, 1, MAX_PROMPT_CHARACTERS, "What the picture shows.")
 NEGATIVE_PROMPT = Text("negative_prompt", "", 0, MAX_PROMPT_CHARACTERS, "What the picture avoids; needs guidance.")
+PROMPT_SYNTAX = Choice("prompt_syntax", PROMPT_SYNTAXES[0], PROMPT_SYNTAXES, "How words get weights (docs/prompts.md).")
 STYLE = Text("style", NO_STYLE, 1, 64, "Template for both prompts, one of the server's list (docs/prompts.md).")
 POSE_PHOTO = Images("pose_photo", 0, 1, "Its largest face gives the landmarks; if left out, the first photo does.")
 WIDTH = Side("width", SIDE_MULTIPLE, MAX_SIDE, "In pixels; if left out, it follows from the photo's aspect.")
@@ -169,7 +169,7 @@ OPTIONS: tuple[Option, ...] = (
     PHOTO,
     PROMPT,
     NEGATIVE_PROMPT,
-    Choice("prompt_syntax", PROMPT_SYNTAXES[0], PROMPT_SYNTAXES, "How prompts give words weights (docs/prompts.md)."),
+    PROMPT_SYNTAX,
     STYLE,
     Number("force_zeros_for_empty_prompt", "INT32", 0, 0, 1, "1: an empty negative_prompt is zeros, not encoded."),
     POSE_PHOTO,

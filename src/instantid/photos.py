@@ -1,53 +1,24 @@
-"""Photos in: the only place where encoded photos are read, and how they lie in the canvases of face analysis."""
+"""The photos of one request, and how they lie in the canvases of face analysis."""
 
-import io
-import re
-import struct
-import zlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 from pydantic import Field
 
 from instantid import contract
 from instantid.contract import Images
-from instantid.errors import InvalidArgument
+from instantid.decoding import Note, decode, decoded_pixels, open_photo
+from instantid.errors import Cancelled, InvalidArgument
 
 Inputs = Mapping[str, NDArray[Any] | None]
 """The tensors of one request by name; absent ones are None or missing."""
 PhotoSide = Annotated[int, Field(ge=contract.MIN_PHOTO_SIDE, le=contract.MAX_PHOTO_PIXELS)]
 ResizedSide = Annotated[int, Field(ge=contract.SIDE_MULTIPLE, le=contract.CANVAS, multiple_of=contract.SIDE_MULTIPLE)]
-
-BROKEN = (struct.error, zlib.error, Image.DecompressionBombError)
-UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, MemoryError, *BROKEN)
-"""What Pillow's decoders raise on damaged or hostile files."""
-OTHER_FORMS: Mapping[str, bytes] = {
-    "a data URL, not a file's bytes": rb"[\s\"']*data:",
-    "a URL, not a file's bytes": rb"[\s\"']*https?://",
-    "base64 text, not a file's bytes": rb"[\s\"']*(/9j/|iVBORw0KGgo|UklGR|AAAA..Z0eXB)",
-    "an AVIF file": rb".{4}ftyp(avi[fs]|m[is]f1.{4}(....){0,8}avi[fs])",
-    "a HEIC file": rb".{4}ftyp(he[iv]|m[is]f1)",
-    "a GIF file": rb"GIF8",
-    "a TIFF file": rb"II\*\0|MM\0\*",
-    "a PDF file": rb"%PDF",
-}
-"""What is sent instead of a photo most often, by how it begins; the first that matches is meant."""
-Note = Literal["unusable colour profile ignored"]
-COLOUR_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-"""Pillow's mode for each colour space of an ICC profile that photos have."""
-SRGB_TOLERANCE = 2
-"""A profile that moves no colour by more levels than this is one of the many forms of sRGB."""
-
-
-class Photo(NamedTuple):
-    """An upright HWC RGB uint8 photo in sRGB, values in [0, 255], and what the caller should know about it."""
-
-    pixels: NDArray[np.uint8]
-    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,44 +49,27 @@ class Canvases:
         return np.array([(photo.resized_height, photo.resized_width) for photo in self.photos], np.int64)
 
 
-def read_photos(inputs: Inputs) -> Canvases:
-    """Decode and resize every photo of one request, one after the other.
+def read_photos(inputs: Inputs, deadline: float | None = None) -> Canvases:
+    """Decode and resize every photo of one request, one after the other, if all headers are within the limits.
 
-    Raises InvalidArgument, naming the photo, if there are too few or too many, or for what `decode_photo` refuses.
+    Raises InvalidArgument, naming the photo, if there are too few or too many, or for what `decode_photo` refuses;
+    Cancelled before the next photo once `deadline`, in seconds of `time.monotonic()`, has passed.
     """
     person, pose = _encoded(contract.PHOTO, inputs), _encoded(contract.POSE_PHOTO, inputs)
-    images = np.zeros((len(person) + len(pose), contract.CANVAS, contract.CANVAS, 3), np.uint8)
+    opened = {field: open_photo(data, field) for field, data in (person | pose).items()}
+    if (pixels := sum(map(decoded_pixels, opened.values()))) > contract.MAX_REQUEST_PIXELS:
+        bound = f"must be at most {contract.MAX_REQUEST_PIXELS} in all"
+        raise InvalidArgument(", ".join(opened), f"{pixels} pixels to decode", bound)
+    images = np.zeros((len(opened), contract.CANVAS, contract.CANVAS, 3), np.uint8)
     sizes = []
-    for canvas, (field, data) in zip(images, (person | pose).items(), strict=True):
-        photo, notes = decode_photo(data, field)
-        resized = resize_photo(photo)
+    for canvas, (field, image) in zip(images, opened.items(), strict=True):
+        if deadline is not None and time.monotonic() >= deadline:
+            raise Cancelled(f"{contract.DEADLINE_MS.name}: the deadline passed before {field} was decoded")
+        photo = decode(image, field)
+        resized = resize_photo(photo.pixels, photo.size)
         canvas[: resized.shape[0], : resized.shape[1]] = resized
-        sizes.append(PhotoSize(photo.shape[1], photo.shape[0], resized.shape[1], resized.shape[0], notes))
+        sizes.append(PhotoSize(*photo.size, resized.shape[1], resized.shape[0], photo.notes))
     return Canvases(images, tuple(sizes), bool(pose))
-
-
-def decode_photo(data: bytes, field: str) -> Photo:
-    """Decode one JPEG, PNG or WebP file.
-
-    Colours are converted to sRGB by the file's ICC profile; a profile that cannot be used is ignored with a note.
-    EXIF orientation is applied, transparency is flattened on white, 16-bit grey is scaled to 8 bits, the first
-    frame of an animation is taken. The pixel limit is checked on the header, before anything is decoded.
-
-    Raises InvalidArgument, naming `field`, for a file over the contract's limits, of another format, or damaged.
-    """
-    _check_byte_size(data, field)
-    try:
-        image = Image.open(io.BytesIO(data), formats=contract.PHOTO_FORMATS)
-    except UNREADABLE as error:
-        likely = (f"looks like {form}" for form, start in OTHER_FORMS.items() if re.match(start, data, re.DOTALL))
-        problem = next(likely, "not a readable image")
-        raise InvalidArgument(field, problem, f"must be {contract.ANY_PHOTO_FORMAT}") from error
-    _check_pixel_size(image.size, field)
-    try:
-        return _in_srgb(ImageOps.exif_transpose(image))
-    except UNREADABLE as error:
-        bound = f"must be a whole {contract.ANY_PHOTO_FORMAT}"
-        raise InvalidArgument(field, f"damaged {image.format} file", bound) from error
 
 
 def resized_size(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -131,9 +85,10 @@ def resized_size(width: int, height: int) -> tuple[tuple[int, int], tuple[int, i
     return rounded, (rounded[0] // multiple * multiple, rounded[1] // multiple * multiple)
 
 
-def resize_photo(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Resize an HWC RGB uint8 photo as the InstantID reference does: two PIL bilinear resizes, no padding."""
-    rounded, floored = resized_size(photo.shape[1], photo.shape[0])
+def resize_photo(photo: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an HWC RGB uint8 photo as the InstantID reference does one of this (width, height): two PIL bilinear
+    resizes, no padding."""
+    rounded, floored = resized_size(*size)
     image = Image.fromarray(photo).resize(rounded, Image.Resampling.BILINEAR)
     return np.asarray(image.resize(floored, Image.Resampling.BILINEAR))
 
@@ -150,67 +105,3 @@ def _encoded(option: Images, inputs: Inputs) -> dict[str, Any]:
         raise InvalidArgument(option.name, f"{array.size} photos", bound)
     names = [f"{option.name}[{i}]" for i in range(array.size)] if option.high > 1 else [option.name]
     return dict(zip(names, array.reshape(-1).tolist(), strict=True))
-
-
-def _check_byte_size(data: bytes, field: str) -> None:
-    if not isinstance(data, bytes):
-        raise InvalidArgument(field, type(data).__name__, "must be BYTES")
-    if not data:
-        raise InvalidArgument(field, "empty", f"must be {contract.ANY_PHOTO_FORMAT}")
-    if len(data) > contract.MAX_PHOTO_BYTES:
-        bound = f"must be at most {contract.MAX_PHOTO_BYTES} bytes"
-        raise InvalidArgument(field, f"{len(data)} bytes", bound)
-
-
-def _check_pixel_size(size: tuple[int, int], field: str) -> None:
-    width, height = size
-    found = f"{width}x{height} pixels"
-    if width * height > contract.MAX_PHOTO_PIXELS:
-        raise InvalidArgument(field, found, f"must be at most {contract.MAX_PHOTO_PIXELS} pixels")
-    if min(size) < contract.MIN_PHOTO_SIDE:
-        raise InvalidArgument(field, found, f"must be at least {contract.MIN_PHOTO_SIDE} pixels a side")
-    if max(size) > contract.MAX_PHOTO_ASPECT * min(size):
-        bound = f"longer side must be at most {contract.MAX_PHOTO_ASPECT:g} times the shorter"
-        raise InvalidArgument(field, found, bound)
-
-
-def _in_srgb(image: Image.Image) -> Photo:
-    if image.mode.startswith("I"):
-        info, image = image.info, Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        image.info = info
-    if "icc_profile" not in image.info:
-        return Photo(_flatten(image))
-    try:
-        return Photo(_flatten(_converted(image, image.info["icc_profile"])))
-    except (ImageCms.PyCMSError, ValueError, OSError, TypeError):
-        return Photo(_flatten(image), ("unusable colour profile ignored",))
-
-
-def _converted(image: Image.Image, icc_profile: bytes) -> Image.Image:
-    """The image in sRGB; itself where the profile is sRGB's. Raises what ImageCms does if they do not fit."""
-    source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
-    mode = COLOUR_MODES.get(source.profile.xcolor_space.strip(), "")
-    if (image.mode == "CMYK") != (mode == "CMYK") or (mode == "L" and Image.getmodebase(image.mode) != "L"):
-        raise ValueError(f"a profile of {source.profile.xcolor_space} in an image of mode {image.mode}")
-    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
-    if mode == "RGB" and _changes_little(transform):
-        return image
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    converted = transform.apply(image.convert(mode))
-    if alpha is not None:
-        converted.putalpha(alpha)
-    return converted
-
-
-def _changes_little(transform: ImageCms.ImageCmsTransform) -> bool:
-    levels = np.linspace(0, 255, 9).astype(np.uint8)
-    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(27, 27, 3)
-    moved = np.asarray(transform.apply(Image.fromarray(colours)))
-    return int(np.abs(moved.astype(int) - colours).max()) <= SRGB_TOLERANCE
-
-
-def _flatten(image: Image.Image) -> NDArray[np.uint8]:
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))

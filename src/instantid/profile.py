@@ -20,8 +20,8 @@ class Profile:
     """What a set of weights paints; sides in pixels (multiples of 64), areas in square pixels.
 
     The first of `schedulers` is the default. `timestep_spacing`, if set, is used in place of the checkpoint's own.
-    `lora` is the file in the set's folder `lora` that a few-step mode fuses, or empty. `styles` are those that a
-    request may name.
+    `lora` is the file in the set's folder `lora` that a few-step mode fuses, or empty. `styles` and
+    `prompt_syntaxes` are those that a request may name.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Profile:
     timestep_spacing: str | None = None
     lora: str = ""
     styles: tuple[Style, ...] = ()
+    prompt_syntaxes: tuple[str, ...] = contract.PROMPT_SYNTAXES
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -44,7 +45,8 @@ class Profile:
         scheduler = replace(contract.SCHEDULER, default=self.schedulers[0], choices=self.schedulers)
         names = (contract.NO_STYLE, *(style.name for style in self.styles))
         style = Choice(contract.STYLE.name, contract.NO_STYLE, names, contract.STYLE.help)
-        narrowed: tuple[Option, ...] = (*sides, scheduler, style, self.num_inference_steps, self.guidance_scale)
+        syntax = replace(contract.PROMPT_SYNTAX, choices=self.prompt_syntaxes)
+        narrowed: tuple[Option, ...] = (*sides, scheduler, syntax, style, self.num_inference_steps, self.guidance_scale)
         own = {option.name: option for option in narrowed}
         return tuple(own.get(option.name, option) for option in contract.OPTIONS)
 

@@ -114,18 +114,23 @@ _PARSER = TypeAdapter(GenerationRequest)
 
 
 def read_request(
-    inputs: Inputs, parameters: Mapping[str, Any], profile: Profile, request_id: str = ""
+    inputs: Inputs,
+    parameters: Mapping[str, Any],
+    profile: Profile,
+    request_id: str = "",
+    arrived: float | None = None,
 ) -> tuple[GenerationRequest, Canvases]:
     """Check every input of one request, resolve every default and decode the photos.
 
-    Cheap checks come first, photos are decoded last. Raises InvalidArgument for anything outside the contract, and
-    Cancelled for a deadline that has already passed.
+    Cheap checks come first, photos are decoded last. `arrived`, in seconds of `time.monotonic()`, is when deadlines are
+    counted from; None: now. Raises InvalidArgument for anything outside the contract, and Cancelled for a deadline that
+    has already passed.
     """
-    values = _read_parameters(parameters)
+    values = _read_parameters(parameters, time.monotonic() if arrived is None else arrived)
     values |= {option.name: _read(option, inputs) for option in _fields(profile.options)}
     values |= _styled(values, profile)
     check_together(values, profile)
-    canvases = read_photos(inputs)
+    canvases = read_photos(inputs, values["deadline"])
     pose = canvases.photos[-1 if canvases.has_pose_photo else 0]
     sides = fill_sides(values["width"], values["height"], pose.width / pose.height, profile)
     values |= {"width": sides[0], "height": sides[1]}
@@ -198,7 +203,7 @@ def _value(option: Option, array: NDArray[Any]) -> Any:
         raise InvalidArgument(option.name, "not UTF-8", f"byte {error.start} cannot be decoded") from error
 
 
-def _read_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _read_parameters(parameters: Mapping[str, Any], arrived: float) -> dict[str, Any]:
     """Tenant, priority level (0 is Triton's word for the default) and deadline, from Triton's request parameters."""
     named = {option.name: parameters.get(option.name, option.default) for option in contract.PARAMETERS}
     for name, value in named.items():
@@ -211,5 +216,5 @@ def _read_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "tenant": check(contract.TENANT, named[contract.TENANT.name]),
         "priority_level": level or contract.PRIORITY_LEVEL.default,
-        "deadline": None if wait is None else time.monotonic() + wait / 1000,
+        "deadline": None if wait is None else arrived + wait / 1000,
     }

@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     styles: Path | None = Field(
         None, description="TOML file with style templates of the server's own, beside the eight that are built in."
     )
+    compel: bool = Field(
+        True, description="Take prompt_syntax compel, whose parser needs up to 5 s of one core for a hostile prompt."
+    )
     png_level: int = Field(
         1, ge=0, le=9, description="zlib level of PNG files; 4 takes nearly three times as long for 15 % fewer bytes."
     )

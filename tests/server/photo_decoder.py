@@ -12,8 +12,8 @@ with atheris.instrument_imports(include=["PIL", "instantid"]):
     from PIL import ImageCms, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
     from instantid import contract
+    from instantid.decoding import decode_photo
     from instantid.errors import InvalidArgument
-    from instantid.photos import decode_photo
 
 
 def decode(data: bytes) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from instantid import contract
+from instantid.decoding import decode_photo
 from instantid.errors import InvalidArgument
-from instantid.photos import decode_photo
 
 from .fuzzing import PICTURES, broken_pictures
 

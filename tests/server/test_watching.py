@@ -1,27 +1,22 @@
 """What an operator sees of each request: metrics, usage records, spans and logs, on a server with all of it on."""
 
-import base64
-import gzip
 import json
 import re
 import shutil
-import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
 import jsonschema
 import pytest
-from google.protobuf import json_format
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from skimage import data
 
 from build_tools.embedded.serve import project_options
 from build_tools.embedded.server import EmbeddedServer
 from instantid_client import DeadlineExceeded, InstantIDClient, InvalidArgument, Overloaded, Routing, ServerError
 
+from .collector import Collector, read_attributes
 from .conftest import ROOT, encoded
 from .test_engine_on_triton import LONG, metric, wait_until
 
@@ -29,53 +24,6 @@ SCHEMA = json.loads((ROOT / "deploy/monitoring/usage_record.schema.json").read_t
 STAGES = ["intake", "face_analysis", "face_conditioning", "queue", "step", "decode", "finish"]
 PROMPT = "a portrait that nobody may read in a record"
 FAULTS = Path(__file__).parent / "faults"
-
-
-class Collector(ThreadingHTTPServer):
-    """An OTLP receiver over HTTP: protobuf from Python's SDK, JSON from Triton's."""
-
-    def __init__(self):
-        self.spans = []
-        super().__init__(("127.0.0.1", 0), Receiver)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def take(self, body, kind):
-        request = json.loads(body) if "json" in kind else read_protobuf(body)
-        for resource in request["resourceSpans"]:
-            facts = read_attributes(resource["resource"])
-            for scope in resource["scopeSpans"]:
-                self.spans += [{**span, "service": facts["service.name"]} for span in scope["spans"]]
-
-    def of(self, trace):
-        return [span for span in list(self.spans) if span["traceId"] == trace]
-
-
-class Receiver(BaseHTTPRequestHandler):
-    def do_POST(self):
-        assert self.path == "/v1/traces"
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.server.take(body, self.headers["content-type"])
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *args):
-        pass
-
-
-def read_protobuf(body):
-    request = json.loads(json_format.MessageToJson(ExportTraceServiceRequest.FromString(body)))
-    for span in (s for r in request["resourceSpans"] for scope in r["scopeSpans"] for s in scope["spans"]):
-        for name in ("traceId", "spanId", "parentSpanId"):
-            span[name] = base64.b64decode(span.get(name, "")).hex()
-    return request
-
-
-def read_attributes(holder):
-    return {a["key"]: next(iter(a["value"].values())) for a in holder.get("attributes", [])}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageCms
 from skimage import data
 
-from instantid.photos import decode_photo, read_photos
+from instantid.decoding import decode_photo
+from instantid.photos import read_photos
 
 from .photo_files import PROFILES, SRGB_CURVE, SWATCHES, encode, fixed, gamma, icc, matrix_profile, swatch
 

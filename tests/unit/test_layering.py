@@ -14,7 +14,8 @@ ALLOWED = {
     "styles": {"contract"},
     "profile": {"contract", "styles"},
     "settings": set(),
-    "photos": {"contract", "errors"},
+    "decoding": {"contract", "errors"},
+    "photos": {"contract", "errors", "decoding"},
     "checks": {"contract", "errors", "profile"},
     "request": {"contract", "errors", "profile", "photos", "checks"},
     "answer": {"contract", "request"},
@@ -72,3 +73,16 @@ def test_adapters_in_the_model_repository_only_import():
     for path in (ROOT / "model_repository").glob("*/*/model.py"):
         kinds = [type(node) for node in ast.parse(path.read_text()).body]
         assert kinds == [ast.Expr, ast.ImportFrom, ast.Assign], path
+
+
+def test_opentelemetry_is_imported_only_where_spans_are_made():
+    """Inside functions: a server without a collector, and an application without spans, never load it."""
+    found = {}
+    for path in [*SOURCE.rglob("*.py"), *(ROOT / "client").rglob("*.py")]:
+        tree = ast.parse(path.read_text())
+        everywhere = [name for name in imported(path) if name.startswith("opentelemetry")]
+        at_the_top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert not [node for node in at_the_top if "opentelemetry" in ast.unparse(node)], path
+        if everywhere:
+            found[path.name] = everywhere
+    assert set(found) == {"spans.py", "_core.py"}

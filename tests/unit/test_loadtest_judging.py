@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from instantid_client import FaceReport, GenerationResult
 from loadtest.__main__ import app
 from loadtest.answers import WrongAnswer, check_answer
-from loadtest.compare import compare, is_worse
+from loadtest.compare import Change, compare, is_worse
 from loadtest.record import Writer, read_record
 from loadtest.report import generator_lag, server_summary, write_report
 from loadtest.server import Watch, default_url, parse, total
@@ -123,6 +123,11 @@ def test_a_slower_run_is_told_from_chance():
     assert [change.verdict(0.1) for change in compare(spread(1.5), spread(1, seed=1))][:2] == ["faster", "faster"]
     assert not is_worse(spread(1), spread(1, seed=1), same, 0.1)
     assert is_worse(spread(1), spread(1.5), slower, 0.1)
+
+
+def test_a_slower_percentile_whose_interval_reaches_the_tolerance_is_the_same():
+    change = Change("a", "long", "p95", (50, 50), before=1.0, after=1.3, low=1.05, high=2.0)
+    assert [change.verdict(tolerance) for tolerance in (0.04, 0.1)] == ["slower", "same"]
 
 
 def test_few_answers_prove_nothing_and_lost_requests_do():

@@ -2,16 +2,18 @@
 
 import base64
 import struct
+import time
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from skimage import data
 
 from instantid import contract
-from instantid.errors import InvalidArgument
-from instantid.photos import decode_photo, resize_photo, resized_size
+from instantid.decoding import decode_photo
+from instantid.errors import Cancelled, InvalidArgument
+from instantid.photos import read_photos, resize_photo, resized_size
 
 from .photo_files import encode, swatch
 
@@ -30,7 +32,7 @@ def test_resize_is_two_bilinear_resizes():
     once = image.resize((1280, round(1280 / round(1024 / 300 * 451) * 1024)), Image.Resampling.BILINEAR)
     assert once.size == (1280, 852)
     expected = once.resize((1280, 832), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(resize_photo(photo), np.asarray(expected))
+    np.testing.assert_array_equal(resize_photo(photo, photo.shape[1::-1]), np.asarray(expected))
 
 
 ORIENTED = {
@@ -119,3 +121,44 @@ def test_bad_photos_are_named_with_the_bound(name):
     with pytest.raises(InvalidArgument, match=message) as caught:
         decode_photo(encoded, "photo[2]")
     assert str(caught.value).startswith("photo[2]: ")
+
+
+def plain(width, height, form, **options):
+    return encode(Image.new("RGB", (width, height), (200, 100, 50)), form, **options)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_large_photo_is_decoded_at_half_its_sides_and_keeps_its_size(form):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    photo = decode_photo(plain(6001, 4000, form, exif=exif), "photo[0]")
+    assert photo.pixels.shape == (3001, 2000, 3)
+    assert photo.size == (4000, 6001)
+    assert np.abs(photo.pixels.astype(int) - (200, 100, 50)).max() <= 4
+    assert resize_photo(photo.pixels, photo.size).shape[1::-1] == resized_size(4000, 6001)[1]
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L", "LA", "RGBA", "I;16"])
+def test_large_photos_of_every_mode(mode):
+    image = Image.new("I;16", (5000, 5000), 0x8081) if mode == "I;16" else Image.new("RGB", (5000, 5000)).convert(mode)
+    assert decode_photo(encode(image), "photo[0]").pixels.shape == (2500, 2500, 3)
+
+
+def test_what_a_request_may_have_to_decode_is_bounded():
+    png, jpeg, small = bomb(7000, 7000), plain(7000, 7000, "JPEG"), plain(64, 64, "PNG")
+    with pytest.raises(
+        InvalidArgument, match=r"^photo\[0\], photo\[1\], pose_photo: 147000000 pixels to decode; must be"
+    ):
+        read_photos({"photo": np.array([png, png], object), "pose_photo": np.array([png], object)})
+    with pytest.raises(InvalidArgument, match=r"photo\[0\]: damaged PNG"):
+        read_photos({"photo": np.array([png, small], object), "pose_photo": np.array([png], object)})
+    canvases = read_photos({"photo": np.array([jpeg] * 4, object)})
+    assert [photo.width for photo in canvases.photos] == [7000] * 4
+
+
+def test_nothing_is_decoded_once_the_deadline_has_passed():
+    cut = encode(Image.fromarray(data.astronaut()))[:9000]
+    with pytest.raises(Cancelled, match=r"^deadline_ms: the deadline passed before photo\[0\] was decoded"):
+        read_photos({"photo": np.array([cut], object)}, time.monotonic())
+    with pytest.raises(InvalidArgument, match="damaged"):
+        read_photos({"photo": np.array([cut], object)}, time.monotonic() + 60)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import triton_python_backend_utils as pb_utils
 
 from instantid import contract
 from instantid.answer import encoder, finish
@@ -23,7 +22,7 @@ from instantid.serving.signing import Signer
 from instantid.serving.tensors import (
     check_same,
     check_tensor,
-    error_response,
+    make_answer,
     make_response,
     read_id,
     read_inputs,
@@ -122,11 +121,9 @@ class DenoiserModel:
         return self._threads[0].is_alive() and self.engine.lateness < self.settings.step_timeout
 
     def _task(self, request: Any) -> Task | None:
-        request_id = ""
-        answer = self._make_answer(request.get_response_sender(), lambda: request_id)
+        answer = make_answer(request)
         try:
-            request_id = read_id(request)
-            return self._read(request, request_id, answer)
+            return self._read(request, read_id(request), answer)
         except Exception as error:  # noqa: BLE001 - answered, and only for this request
             self._watch.refused(request, error)
             answer.give(error)
@@ -152,18 +149,6 @@ class DenoiserModel:
             deadline=resolved.deadline,
             is_cancelled=request.is_cancelled,
         )
-
-    def _make_answer(self, sender: Any, request_id: Callable[[], str]) -> Answer:
-        def send(response: Any) -> None:
-            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-        def answer(outcome: Any) -> None:
-            try:
-                send(error_response(outcome, request_id()) if isinstance(outcome, Exception) else outcome)
-            except Exception as error:  # noqa: BLE001 - a response that cannot be sent must still end the call
-                send(error_response(error, request_id()))
-
-        return Answer(answer)
 
     def _finish(self, task: Task) -> Any:
         """Runs on the engine's finishing threads."""

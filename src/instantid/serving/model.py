@@ -62,8 +62,8 @@ def set_up(args: Mapping[str, str]) -> Settings:
     return settings
 
 
-class BlockingModel:
-    """A Triton Python model whose `respond` turns one request's inputs into its outputs."""
+class PythonModel:
+    """What all small models have: settings, a place on the board, the key of signatures, a watch."""
 
     signature: ClassVar[ModelSignature]
 
@@ -72,14 +72,21 @@ class BlockingModel:
         folder = server_folder(os.getppid())
         self._board = Board(folder, args["model_instance_name"])
         self.signer = Signer(folder)
-        self._board.start()
         self.watch = StageWatch(self.signature.name, self.settings)
-
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
         self._board.close()
+
+
+class BlockingModel(PythonModel):
+    """A Triton Python model whose `respond` turns one request's inputs into its outputs."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        super().initialize(args)
+        self._board.start()
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
 
     def respond(self, inputs: Inputs, parameters: Mapping[str, Any], request_id: str) -> dict[Tensor, Any]:
         raise NotImplementedError

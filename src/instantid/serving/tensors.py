@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from instantid import contract
 from instantid.contract import ModelSignature, Tensor
+from instantid.engine import Answer
 from instantid.errors import EngineFailure, InvalidArgument, Overloaded, ServiceError
 from instantid.request import NUMPY_TYPES, GenerationRequest
 
@@ -75,6 +76,30 @@ def error_response(error: Exception, request_id: str) -> Any:
     code = getattr(pb_utils.TritonError, error.status)
     text = str(error).encode(errors="replace").decode()
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+
+
+def make_answer(request: Any) -> Answer:
+    """The answer of a request that outlives execute(): a response, or an exception, sent once."""
+    sender = request.get_response_sender()
+
+    def send(response: Any) -> None:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def respond(outcome: Any) -> None:
+        request_id = _known_id(request)
+        try:
+            send(error_response(outcome, request_id) if isinstance(outcome, Exception) else outcome)
+        except Exception as error:  # noqa: BLE001 - a response that cannot be sent must still end the call
+            send(error_response(error, request_id))
+
+    return Answer(respond)
+
+
+def _known_id(request: Any) -> str:
+    try:
+        return read_id(request)
+    except InvalidArgument:
+        return ""
 
 
 def _array(tensor: Tensor, value: Any) -> NDArray[Any]:

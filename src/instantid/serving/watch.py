@@ -84,24 +84,36 @@ class Reporter:
 
 
 class StageWatch:
-    """Watches a model that answers inside execute(); tells of the requests that end there with an error."""
+    """Watches a small model; tells of the requests that end there with an error.
+
+    One thread enters it and asks for marks; its lock lets another one call `refused`.
+    """
 
     def __init__(self, stage: str, settings: Settings) -> None:
         self._reporter = Reporter(stage, settings)
+        self._lock = threading.Lock()
         self._stage, self._began = stage, 0.0
         self._parent = ""
 
     @contextmanager
-    def __call__(self, request: Any) -> Iterator[None]:
-        """To be entered with each Triton request."""
-        self._began, self._parent = time.monotonic(), ""
+    def __call__(self, request: Any, arrived: float | None = None) -> Iterator[None]:
+        """To be entered with each Triton request; the stage begins now, or when the request `arrived`."""
+        self._began, self._parent = time.monotonic() if arrived is None else arrived, ""
         try:
             self._parent = self._reporter.spans.parent(request)
             yield
         except Exception as error:
-            stages = [Stage(self._stage, self._began, time.monotonic())]
-            self._reporter.ended(stages, _known_facts(request), error, self._parent)
+            self._ended(request, error, self._began, self._parent)
             raise
+
+    def refused(self, request: Any, error: Exception) -> None:
+        """A Triton request, not answered yet, that was never begun."""
+        self._ended(request, error, time.monotonic(), "")
+
+    def _ended(self, request: Any, error: Exception, began: float, parent: str) -> None:
+        with self._lock:
+            stages = [Stage(self._stage, began, time.monotonic())]
+            self._reporter.ended(stages, _known_facts(request), error, parent)
 
     def marked(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the begin and end of this stage among its marks, and its trace context."""

@@ -113,7 +113,7 @@ class Denoise:
         except ServiceError as error:
             state.failure = error
         except Exception:
-            log.exception("the scheduler of request %r failed", state.request.request_id)
+            log.exception("request %(request_id)r: its scheduler failed", {"request_id": state.request.request_id})
             state.failure = EngineFailure("the picture could not be made; the server's log has the reason")
 
     def _finite_check(self, states: Sequence[State]) -> Check:
