@@ -93,7 +93,7 @@ class Bench:
         self.model = CountingModel(asynchronous)
         self.heard = {}
         self.events = []
-        self.policy = policy or Policy(COSTS, tenant_rows=max_rows)
+        self.policy = policy or Policy(CostTable(COSTS.measured), tenant_rows=max_rows)
         self.engine = Engine(
             self.model,
             self.policy,
