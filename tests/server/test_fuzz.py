@@ -1,7 +1,7 @@
 """Anything at all, sent to every model of the real server: it is refused or served, and the server stays as it was.
 
 The short form sends a few hundred cases, always the same; the long one thousands, others each time. Figures:
-docs/reliability_fuzzing.md.
+docs/reliability.md.
 """
 
 import re
