@@ -17,8 +17,8 @@ class FaceReport:
     """The face whose landmarks were used, in pixels of the photo as it was sent, upright.
 
     `box` (x0, y0, x1, y1); `landmarks` image-left eye, image-right eye, nose, image-left and image-right mouth
-    corner; `photo_index` counts the photos of the person, and the pose photo after them; `photos` has the same for
-    each photo of the person.
+    corner; `photo_index` counts the photos of the person, and the pose photo after them; `notes` say what was done
+    to the photo, as "decoded at half its sides"; `photos` has the same for each photo of the person.
     """
 
     box: tuple[float, float, float, float]
@@ -28,6 +28,7 @@ class FaceReport:
     faces_seen: int
     photo_index: int
     photos: tuple["FaceReport", ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, text: bytes) -> "FaceReport":
@@ -44,6 +45,7 @@ class FaceReport:
             faces_seen=fields["faces_seen"],
             photo_index=fields["photo_index"],
             photos=tuple(cls._from_fields(photo) for photo in fields.get("photos", ())),
+            notes=tuple(fields.get("notes", ())),
         )
 
 

@@ -28,7 +28,7 @@ OTHER_FORMS: Mapping[str, bytes] = {
     "a PDF file": rb"%PDF",
 }
 """What is sent instead of a photo most often, by how it begins; the first that matches is meant."""
-Note = Literal["unusable colour profile ignored"]
+Note = Literal["unusable colour profile ignored", "decoded at half its sides"]
 COLOUR_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """Pillow's mode for each colour space of an ICC profile that photos have."""
 SRGB_TOLERANCE = 2
@@ -79,9 +79,11 @@ def decode(image: Image.Image, field: str) -> Photo:
     kind, size = image.format, image.size
     try:
         image = _halved(image)
+        notes: tuple[Note, ...] = () if image.size == size else ("decoded at half its sides",)
         upright = ImageOps.exif_transpose(image)
         turned = image.width != image.height and image.size == upright.size[::-1]
-        return _in_srgb(upright)._replace(size=size[::-1] if turned else size)
+        photo = _in_srgb(upright)
+        return Photo(photo.pixels, size[::-1] if turned else size, (*notes, *photo.notes))
     except UNREADABLE as error:
         bound = f"must be a whole {contract.ANY_PHOTO_FORMAT}"
         raise InvalidArgument(field, f"damaged {kind} file", bound) from error

@@ -29,7 +29,7 @@ class PhotoSize:
     height: PhotoSide
     resized_width: ResizedSide
     resized_height: ResizedSide
-    notes: Annotated[tuple[Note, ...], Field(max_length=1)] = ()
+    notes: Annotated[tuple[Note, ...], Field(max_length=2)] = ()
 
 
 @dataclass(frozen=True, slots=True)

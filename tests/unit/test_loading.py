@@ -62,3 +62,19 @@ def test_a_missing_tensor_is_named(diffusion_weights, tmp_path):
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"missing keys: conv_in.weight"):
         SdxlModel.load(weights, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("file", "tensor"),
+    [
+        ("identitynet/diffusion_pytorch_model.safetensors", "conv_in.bias"),
+        ("adapter/ip-adapter.safetensors", "image_proj.latents"),
+    ],
+)
+def test_values_that_are_not_finite_are_refused_in_every_network(diffusion_weights, tmp_path, file, tensor):
+    path = copy_weights(diffusion_weights, tmp_path / "w") / file
+    tensors = load_file(path)
+    tensors[tensor].fill_(torch.nan)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=rf"{tensor} and 0 more tensors are NaN or infinite"):
+        SdxlModel.load(tmp_path / "w", torch.device("cpu"), torch.float32)

@@ -134,6 +134,7 @@ def test_a_large_photo_is_decoded_at_half_its_sides_and_keeps_its_size(form):
     photo = decode_photo(plain(6001, 4000, form, exif=exif), "photo[0]")
     assert photo.pixels.shape == (3001, 2000, 3)
     assert photo.size == (4000, 6001)
+    assert photo.notes == ("decoded at half its sides",)
     assert np.abs(photo.pixels.astype(int) - (200, 100, 50)).max() <= 4
     assert resize_photo(photo.pixels, photo.size).shape[1::-1] == resized_size(4000, 6001)[1]
 

@@ -163,5 +163,5 @@ def _text_encoder(
 
 def _ready(source: Path, name: str, network: Any, device: torch.device, dtype: torch.dtype) -> Any:
     nn.Module.to(network, device, dtype).eval().requires_grad_(False)
-    kinds.refuse_infinite(source, name, network, dtype)
+    kinds.refuse_infinite(source, name, dict(network.named_parameters()), dtype)
     return network

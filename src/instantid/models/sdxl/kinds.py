@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from instantid.models.sdxl.network import require
 
@@ -131,9 +131,8 @@ def refuse_unknown(source: Path, kind: str, names: Iterable[str]) -> None:
         raise ValueError(f"{source}: {kind} has no place for {strange[0]} and {len(strange) - 1} more")
 
 
-def refuse_infinite(source: Path, part: str, network: nn.Module, dtype: torch.dtype) -> None:
+def refuse_infinite(source: Path, part: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """Raises ValueError if a tensor is NaN, infinite, or too large for the type that serves."""
-    tensors = dict(network.named_parameters())
     finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
     if wrong := [name for name, good in zip(tensors, finite, strict=True) if not good]:
         beyond = ", infinite or beyond 65504; try INSTANTID_DTYPE=bfloat16"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from instantid.models.sdxl import attention
 from instantid.models.sdxl.attention import Projections
 from instantid.models.sdxl.checkpoint import Sdxl
+from instantid.models.sdxl.kinds import refuse_infinite
 from instantid.models.sdxl.network import load_network, log_seconds, read
 from instantid.models.sdxl.resampler import Resampler
 from instantid.models.sdxl.text import TextEncoder
@@ -44,6 +45,7 @@ class Networks:
 def load_networks(weights: Path, sdxl: Sdxl, device: torch.device, dtype: torch.dtype) -> Networks:
     """Read `identitynet/` and `adapter/` of one set, beside an SDXL. Raises as `load_network`."""
     identitynet = load_network(ControlNetModel, weights / "identitynet", device, dtype)
+    refuse_infinite(weights, "identitynet", dict(identitynet.named_parameters()), dtype)
     with log_seconds("adapter"):
         adapter = load_adapter(weights / ADAPTER, device, dtype)
     unet_layers, identity_layers = attention.install(sdxl.unet), attention.install(identitynet)
@@ -70,6 +72,8 @@ def load_adapter(path: Path, device: torch.device, dtype: torch.dtype) -> dict[s
         if part not in parts:
             raise ValueError(f"{path}: tensor {name} belongs to neither image_proj nor ip_adapter")
         parts[part][rest] = tensor.to(dtype)
+    for part, tensors in parts.items():
+        refuse_infinite(path, part, tensors, dtype)
     return parts
 
 
