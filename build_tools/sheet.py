@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from instantid.faces.landmark_picture import COLOURS, draw_landmarks
-from instantid.faces.placement import place
+from instantid.faces.landmark_picture import COLOURS, draw_landmarks, place_landmarks
 from instantid.photos import resized_size
 from instantid_client import FaceReport, GenerationResult
 
@@ -44,7 +43,7 @@ def landmark_picture(width: int, height: int, face: FaceReport, size: tuple[int,
     resized = resized_size(width, height)[1]
     scale = np.array([resized[0] / width, resized[1] / height])
     landmarks = (np.array(face.landmarks) * scale).astype(np.float32)
-    return Image.fromarray(draw_landmarks(place(resized, size).apply(landmarks), *size))
+    return Image.fromarray(draw_landmarks(place_landmarks(resized, size).apply(landmarks), *size))
 
 
 def _panels(photo: np.ndarray, results: Sequence[GenerationResult]) -> list[Image.Image]:
