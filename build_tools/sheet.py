@@ -43,7 +43,7 @@ def landmark_picture(width: int, height: int, face: FaceReport, size: tuple[int,
     resized = resized_size(width, height)[1]
     scale = np.array([resized[0] / width, resized[1] / height])
     landmarks = (np.array(face.landmarks) * scale).astype(np.float32)
-    return Image.fromarray(draw_landmarks(place_landmarks(resized, size).apply(landmarks), *size))
+    return Image.fromarray(draw_landmarks(place_landmarks(landmarks, resized, size), *size))
 
 
 def _panels(photo: np.ndarray, results: Sequence[GenerationResult]) -> list[Image.Image]:
