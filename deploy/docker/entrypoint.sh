@@ -38,6 +38,8 @@ tritonserver \
     --log-verbose="${TRITON_LOG_VERBOSE:-0}" \
     --pinned-memory-pool-byte-size="$((${TRITON_PINNED_MEMORY_MB:-256} << 20))" \
     --metrics-interval-ms="${TRITON_METRICS_INTERVAL_MS:-2000}" \
+    --http-address="${TRITON_HTTP_ADDRESS:-127.0.0.1}" \
+    --metrics-address=0.0.0.0 \
     --grpc-keepalive-time="$((${TRITON_KEEPALIVE_SECONDS:-60} * 1000))" \
     --grpc-keepalive-permit-without-calls=1 \
     --grpc-http2-max-pings-without-data=0 \

@@ -85,14 +85,13 @@ def test_flags_are_triton_s_and_agree_with_the_embedded_server(container, tmp_pa
     ours = flags_of_the_entry_point(container)
     embedded = layout.command_line(ServerOptions(tmp_path, tmp_path), Ports(), tmp_path, "prefix_")[1:]
     theirs = {name: value for name, _, value in (word.removeprefix("--").partition("=") for word in embedded)}
-    places = {"model-repository", "backend-config", "exit-timeout-secs"}
+    places = {"model-repository", "backend-config", "exit-timeout-secs", "http-address", "metrics-address"}
     both = set(ours) & set(theirs) - places
     forwarded = {"grpc-header-forward-pattern", "http-header-forward-pattern"}
     assert both == {"model-control-mode", "disable-auto-complete-config", "log-format", "log-verbose"} | forwarded
     assert {name: ours[name] for name in both} == {name: theirs[name] for name in both}
     assert set(theirs) - set(ours) == {
-        *("backend-directory", "model-config-name", "grpc-address", "http-address", "metrics-address"),
-        *("grpc-port", "http-port", "metrics-port"),
+        *("backend-directory", "model-config-name", "grpc-address", "grpc-port", "http-port", "metrics-port"),
     }
     closed = layout.command_line(ServerOptions(tmp_path, tmp_path), Ports(), tmp_path, "prefix_", "abc")
     apis = ours["http-restricted-api"].partition(":")[0]
@@ -113,7 +112,10 @@ def test_settings_reach_triton_and_the_admin_key_comes_from_a_file(container, tm
         TRITON_KEEPALIVE_SECONDS="5",
         TRITON_LOG_VERBOSE="1",
         TRITON_METRICS_INTERVAL_MS="100",
+        TRITON_HTTP_ADDRESS="0.0.0.0",
     )
+    assert set_by_operator["http-address"] == set_by_operator["metrics-address"] == "0.0.0.0"
+    assert flags_of_the_entry_point(container)["http-address"] == "127.0.0.1"
     assert set_by_operator["grpc-restricted-protocol"].endswith("statistics:admin-key=abc")
     assert set_by_operator["http-restricted-api"] == set_by_operator["grpc-restricted-protocol"]
     assert {

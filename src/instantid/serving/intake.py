@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instantid import contract
 from instantid.engine import Answer
@@ -23,16 +24,19 @@ from instantid.styles import load_styles
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 16
-"""Requests that may wait in one process; their files are in memory, up to 96 MiB each."""
+"""Requests that may wait in one process."""
+MAX_WAITING_BYTES = 256 << 20
+"""What their files may take together, beside those of the first: one request has up to 80 MiB."""
 MAX_WAIT = 30.0
 """Seconds after which a waiting request is refused: nothing is decoded for callers who have long given up."""
 
 
 class Waiting(NamedTuple):
-    """A Triton request with its tensors copied, when it came (seconds of `time.monotonic()`), and its answer."""
+    """A Triton request: its tensors, copied, and their bytes; when it came, by `time.monotonic()`; its answer."""
 
     request: Any
     inputs: Inputs
+    bytes: int
     at: float
     answer: Answer
 
@@ -47,7 +51,7 @@ class IntakeModel(PythonModel):
         profile = load_profile(self.settings.weights, self.settings.few_steps, load_styles(self.settings.styles))
         self.profile = profile if self.settings.compel else replace(profile, prompt_syntaxes=("plain", "a1111"))
         self._waiting: SimpleQueue[Waiting | None] = SimpleQueue()
-        self._busy = False
+        self._busy, self._waiting_bytes = False, 0
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self._thread.start()
         self._board.start(self._thread.is_alive)
@@ -57,9 +61,7 @@ class IntakeModel(PythonModel):
         for request in requests:
             answer = make_answer(request)
             try:
-                if self._waiting.qsize() >= MAX_WAITING:
-                    raise Overloaded(f"{MAX_WAITING} requests wait to be read")
-                self._waiting.put(Waiting(request, read_inputs(request, self.signature), time.monotonic(), answer))
+                self._queue(request, answer)
             except Exception as error:  # noqa: BLE001 - answered, and only for this request
                 self.watch.refused(request, error)
                 answer.give(error)
@@ -68,6 +70,14 @@ class IntakeModel(PythonModel):
             self._board.wait_turn()
         except Exception:
             log.exception("the turns of the instances are not kept")
+
+    def _queue(self, request: Any, answer: Answer) -> None:
+        inputs, waiting = read_inputs(request, self.signature), self._waiting.qsize()
+        size = sum(map(_bytes, inputs.values()))
+        if waiting >= MAX_WAITING or (waiting and self._waiting_bytes + size > MAX_WAITING_BYTES):
+            raise Overloaded(f"{waiting} requests of {self._waiting_bytes >> 20} MiB wait to be read")
+        self._waiting_bytes += size
+        self._waiting.put(Waiting(request, inputs, size, time.monotonic(), answer))
 
     def finalize(self) -> None:
         """Answers what is waiting, then ends."""
@@ -82,6 +92,7 @@ class IntakeModel(PythonModel):
     def _run(self) -> None:
         while arrival := self._waiting.get():
             self._busy = True
+            self._waiting_bytes -= arrival.bytes
             try:
                 with self.watch(arrival.request, arrival.at):
                     arrival.answer.give(self._respond(arrival))
@@ -103,3 +114,10 @@ class IntakeModel(PythonModel):
             contract.REQUEST: [self.signer.sign(self.watch.marked(request).to_json())],
         }
         return make_response(self.signature, values)
+
+
+def _bytes(array: NDArray[Any] | None) -> int:
+    """What a tensor holds, the objects of BYTES too."""
+    if array is None:
+        return 0
+    return sum(map(len, array.reshape(-1))) if array.dtype == np.object_ else array.nbytes
