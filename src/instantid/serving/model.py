@@ -1,4 +1,4 @@
-"""Base of the models that answer inside execute(): short work on the CPU, one request at a time."""
+"""What Triton's Python models share: logging, settings, board; the base of those that answer inside execute()."""
 
 import json
 import logging
