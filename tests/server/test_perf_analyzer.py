@@ -36,7 +36,7 @@ def folder(tmp_path_factory, astronaut):
 @pytest.mark.long
 def test_the_page_s_input_file_and_command(server, folder, monkeypatch):
     section = (ROOT / "docs" / "calling.md").read_text().split("## perf_analyzer")[1]
-    script, command = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("python", "bash"))
+    script, command = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("python", "sh"))
     monkeypatch.chdir(folder)
     exec(script, {"base64": base64, "json": json, "struct": struct, "Path": Path})
     (binary,) = folder.glob("*.data/data/bin/perf_analyzer")
