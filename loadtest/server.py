@@ -47,7 +47,7 @@ class Watch:
             active=total(now, "instantid_active_requests"),
             backlog_seconds=total(now, "instantid_backlog_seconds"),
             steps=total(new, "instantid_step_seconds_count"),
-            rows=total(new, "instantid_step_rows_total"),
+            rows=total(new, "instantid_step_rows_sum"),
             answered=total(new, "instantid_requests_total", outcome="OK"),
             refused=total(new, "instantid_requests_total", outcome="UNAVAILABLE")
             + total(new, "nv_inference_request_failure", model="denoiser", reason="REJECTED"),

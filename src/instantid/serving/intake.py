@@ -51,7 +51,7 @@ class IntakeModel(PythonModel):
         profile = load_profile(self.settings.weights, self.settings.few_steps, load_styles(self.settings.styles))
         self.profile = profile if self.settings.compel else replace(profile, prompt_syntaxes=("plain", "a1111"))
         self._waiting: SimpleQueue[Waiting | None] = SimpleQueue()
-        self._busy, self._waiting_bytes = False, 0
+        self._waiting_bytes = 0
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self._thread.start()
         self._board.start(self._thread.is_alive)
@@ -86,20 +86,18 @@ class IntakeModel(PythonModel):
         super().finalize()
 
     def backlog(self) -> float:
-        """Requests that wait or are being read."""
-        return self._waiting.qsize() + self._busy
+        """Requests that wait behind the one that is being read: without any, execute() returns at once."""
+        return self._waiting.qsize()
 
     def _run(self) -> None:
         while arrival := self._waiting.get():
-            self._busy = True
             self._waiting_bytes -= arrival.bytes
+            self._board.refresh()
             try:
                 with self.watch(arrival.request, arrival.at):
                     arrival.answer.give(self._respond(arrival))
             except Exception as error:  # noqa: BLE001 - answered, and only for this request
                 arrival.answer.give(error)
-            self._busy = False
-            self._board.refresh()
 
     def _respond(self, arrival: Waiting) -> Any:
         request_id = read_id(arrival.request)
