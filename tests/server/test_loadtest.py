@@ -66,12 +66,12 @@ def test_a_closed_loop_keeps_its_objectives_and_reports_callers_and_server(comma
 def test_an_open_loop_counts_from_when_requests_were_due_and_fails_by_an_objective_that_cannot_be_kept(
     command, tmp_path
 ):
-    done = run(command, "--load", "2", "--check-equal", "--slo", str(tmp_path / "strict.toml"))
+    done = run(command, "--load", "6", "--check-equal", "--slo", str(tmp_path / "strict.toml"))
     assert done.returncode == 1, done.stderr
     assert "not kept: quiet / tiny: p95" in done.stderr
     found = read_record(only_run(tmp_path))
     assert {request.outcome for request in found.requests} <= {"ok", "refused"}, "pictures are equal to those alone"
-    assert found.about["rate"] == pytest.approx(2 / found.alone["tiny"])
+    assert found.about["rate"] == pytest.approx(6 / found.alone["tiny"])
     due = sorted(request.planned for request in found.requests)
     assert due[-1] < 4 < max(request.ended for request in found.requests), "requests are due whatever became of others"
 
