@@ -51,7 +51,7 @@ class IntakeModel(PythonModel):
         profile = load_profile(self.settings.weights, self.settings.few_steps, load_styles(self.settings.styles))
         self.profile = profile if self.settings.compel else replace(profile, prompt_syntaxes=("plain", "a1111"))
         self._waiting: SimpleQueue[Waiting | None] = SimpleQueue()
-        self._waiting_bytes = 0
+        self._bytes_taken = self._bytes_read = 0
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self._thread.start()
         self._board.start(self._thread.is_alive)
@@ -74,9 +74,10 @@ class IntakeModel(PythonModel):
     def _queue(self, request: Any, answer: Answer) -> None:
         inputs, waiting = read_inputs(request, self.signature), self._waiting.qsize()
         size = sum(map(_bytes, inputs.values()))
-        if waiting >= MAX_WAITING or (waiting and self._waiting_bytes + size > MAX_WAITING_BYTES):
-            raise Overloaded(f"{waiting} requests of {self._waiting_bytes >> 20} MiB wait to be read")
-        self._waiting_bytes += size
+        held = self._bytes_taken - self._bytes_read
+        if waiting >= MAX_WAITING or (waiting and held + size > MAX_WAITING_BYTES):
+            raise Overloaded(f"{waiting} requests of {held >> 20} MiB wait to be read")
+        self._bytes_taken += size
         self._waiting.put(Waiting(request, inputs, size, time.monotonic(), answer))
 
     def finalize(self) -> None:
@@ -91,7 +92,7 @@ class IntakeModel(PythonModel):
 
     def _run(self) -> None:
         while arrival := self._waiting.get():
-            self._waiting_bytes -= arrival.bytes
+            self._bytes_read += arrival.bytes
             self._board.refresh()
             try:
                 with self.watch(arrival.request, arrival.at):
