@@ -27,6 +27,13 @@ SCENES: Sequence[Clients] = (
 )
 
 
+class NeverOverdue(LeastWork):
+    """Least work first, however long that lets the others wait."""
+
+    def due(self, task: Task, others: object) -> float:
+        return float("inf")
+
+
 def closed_loop(make_policy: MakePolicy, clients: Clients, seconds: float) -> dict[str, list[float]]:
     """Seconds from request to answer by class; a request that is unanswered at the end counts until then."""
     model = SimulatedModel(COSTS)
@@ -71,20 +78,13 @@ def main(seconds: Annotated[float, typer.Option(help="Simulated seconds of each 
     rows = []
     for clients in SCENES:
         beside = ", ".join(f"{count} x {kind.name}" for kind, count in clients[1:])
-        for name, make in (("least work alone", LeastAlone), ("this engine", Policy)):
+        for name, make in (("least work alone", NeverOverdue), ("this engine", Policy)):
             waits = closed_loop(make, clients, seconds)
             for kind, _ in clients:
                 values = waits[kind.name]
                 promised = bound(clients, kind) if kind is LONG else "-"
                 rows.append((beside, name, kind.name, solo(COSTS, kind), np.mean(values), max(values), promised))
     show(("one long request beside", "policy", "class", "alone", "mean", "longest", "promised"), rows)
-
-
-class LeastAlone(LeastWork):
-    """Least work first, however long that lets the others wait."""
-
-    def due(self, task: Task, others: object) -> float:
-        return float("inf")
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def mixed(requests: int) -> Iterator[Row]:
 
 
 def _beside(title: str, name: str, polite: Mix, others: Mix, load: float, requests: int) -> Iterator[Row]:
-    """p99 of one class with the others against without, and who is refused."""
+    """One class's p99 beside the others divided by its p99 without them, and the share of each that is refused."""
     shown = {}
     for policy in (OURS, FIRST_COME):
         alone, beside = run(policy, polite, load, requests), run(policy, (*polite, *others), load, requests)

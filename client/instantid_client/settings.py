@@ -18,7 +18,7 @@ TokenSource = Callable[[], str | Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Who asks and how urgent it is: `priority` 1 (most urgent) to 3, None for the server's default.
+    """The caller's tenant and the request's urgency: `priority` is 1 (most urgent) to 3; None: the server's defaults.
 
     `traceparent` is the W3C trace context that the request belongs to; without it the current span of the application,
     where that uses OpenTelemetry, is the parent.

@@ -47,6 +47,7 @@ def watched(weights, tmp_path_factory, collector, usage):
         "INSTANTID_USAGE_RECORDS": str(usage),
         "INSTANTID_LOG_FORMAT": "json",
         "INSTANTID_MAX_ROWS": "16",
+        "INSTANTID_COMPEL": "false",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "200",
     }
@@ -238,3 +239,8 @@ def test_a_failure_is_a_json_line_with_the_request_s_id_and_a_failed_span(watche
 
     wait_until(failed, 20)
     assert failed()[0]["message"] == "EngineFailure"
+
+
+def test_compel_can_be_refused_by_a_setting(caller, astronaut):
+    with pytest.raises(InvalidArgument, match="prompt_syntax: 'compel'; must be one of plain, a1111"):
+        caller.generate(astronaut, PROMPT, prompt_syntax="compel")

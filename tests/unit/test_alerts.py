@@ -28,14 +28,20 @@ def test_rules_raise_what_they_should():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+FAULTS = [
+    pytest.param(rule, change, id=f"{rule['alert']}: {change}")
+    for rule in RULES
+    for change in ("the host is left out", "it is never raised", "it is always raised")
+    if change != "the host is left out" or "by (" in rule["expr"]
+]
+"""Only a rule that aggregates can lose its host."""
+
+
 @needs_promtool
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-@pytest.mark.parametrize("change", ["the host is left out", "it is never raised", "it is always raised"])
+@pytest.mark.parametrize(("rule", "change"), FAULTS)
 def test_the_test_notices_a_rule_that_is_wrong(rule, change, tmp_path):
     expr = rule["expr"]
     if change == "the host is left out":
-        if "by (" not in expr:
-            pytest.skip("it does not aggregate")
         expr = expr.replace("(instance)", "(job)").replace("instance, ", "").replace(", instance", "")
     elif change == "it is never raised":
         expr = f"({expr}) * 0 == 1"
